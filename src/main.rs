@@ -1,0 +1,3 @@
+//! The `sitepulse` command.
+
+fn main() {}
