@@ -20,29 +20,18 @@ impl Clock {
     /// The machine's own clock.
     #[must_use]
     pub fn system() -> Self {
-        Self {
-            origin: system_now(),
-            started: Instant::now(),
-            speed: None,
-        }
+        Self { origin: system_now(), started: Instant::now(), speed: None }
     }
 
     /// A clock that starts at `origin` and runs `speed` times as fast as real time (`speed` > 0).
     #[must_use]
     pub fn scaled(origin: Timestamp, speed: f64) -> Self {
-        Self {
-            origin,
-            started: Instant::now(),
-            speed: Some(speed),
-        }
+        Self { origin, started: Instant::now(), speed: Some(speed) }
     }
 
     /// The instant it is now on this clock.
     #[must_use]
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "a float of milliseconds saturates, which is what is wanted"
-    )]
+    #[expect(clippy::cast_possible_truncation, reason = "a float of milliseconds saturates, which is what is wanted")]
     pub fn now(&self) -> Timestamp {
         match self.speed {
             None => system_now(),
@@ -68,9 +57,7 @@ impl Clock {
 }
 
 fn system_now() -> Timestamp {
-    let since_epoch = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_millis(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
 }
 

@@ -7,3 +7,4 @@ pub mod clock;
 pub mod inventory;
 pub mod model;
 pub mod problem;
+pub mod rollup;

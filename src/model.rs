@@ -71,9 +71,7 @@ impl Serialize for Timestamp {
 
 /// A text that is no instant.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{0}` is no time; give epoch milliseconds or RFC 3339 with an offset, such as 2026-11-24T08:00:00+08:00"
-)]
+#[error("`{0}` is no time; give epoch milliseconds or RFC 3339 with an offset, such as 2026-11-24T08:00:00+08:00")]
 pub struct InvalidTimestamp(pub String);
 
 /// Start of a window, an instant on its grid.
@@ -99,13 +97,7 @@ pub enum Window {
 
 impl Window {
     /// Every window, shortest first.
-    pub const ALL: [Self; 5] = [
-        Self::Minute1,
-        Self::Minute5,
-        Self::Minute15,
-        Self::Hour1,
-        Self::Day1,
-    ];
+    pub const ALL: [Self; 5] = [Self::Minute1, Self::Minute5, Self::Minute15, Self::Hour1, Self::Day1];
 
     /// The window's label in configuration, API, tags and topics: `1m`, `5m`, `15m`, `1h`, `1d`.
     #[must_use]
@@ -152,27 +144,19 @@ impl Window {
             Self::Minute5 => fixed(5 * BASE_WINDOW_MS, 0),
             Self::Minute15 => fixed(15 * BASE_WINDOW_MS, 0),
             Self::Hour1 => fixed(60 * BASE_WINDOW_MS, offset_ms(at, zone)),
-            Self::Day1 => day_bounds(at, zone)
-                .unwrap_or_else(|_| fixed(24 * 60 * BASE_WINDOW_MS, offset_ms(at, zone))),
+            Self::Day1 => day_bounds(at, zone).unwrap_or_else(|_| fixed(24 * 60 * BASE_WINDOW_MS, offset_ms(at, zone))),
         }
     }
 }
 
 fn offset_ms(at: Timestamp, zone: &TimeZone) -> i64 {
-    jiff::Timestamp::from_millisecond(at.0).map_or(0, |instant| {
-        i64::from(zone.to_offset(instant).seconds()) * 1_000
-    })
+    jiff::Timestamp::from_millisecond(at.0).map_or(0, |instant| i64::from(zone.to_offset(instant).seconds()) * 1_000)
 }
 
 fn day_bounds(at: Timestamp, zone: &TimeZone) -> Result<(Timestamp, Timestamp), jiff::Error> {
-    let day = jiff::Timestamp::from_millisecond(at.0)?
-        .to_zoned(zone.clone())
-        .start_of_day()?;
+    let day = jiff::Timestamp::from_millisecond(at.0)?.to_zoned(zone.clone()).start_of_day()?;
     let next = day.tomorrow()?.start_of_day()?;
-    Ok((
-        Timestamp(day.timestamp().as_millisecond()),
-        Timestamp(next.timestamp().as_millisecond()),
-    ))
+    Ok((Timestamp(day.timestamp().as_millisecond()), Timestamp(next.timestamp().as_millisecond())))
 }
 
 impl fmt::Display for Window {
@@ -190,10 +174,7 @@ impl FromStr for Window {
     type Err = UnknownWindow;
 
     fn from_str(text: &str) -> Result<Self, UnknownWindow> {
-        Self::ALL
-            .into_iter()
-            .find(|window| window.label() == text)
-            .ok_or_else(|| UnknownWindow(text.to_owned()))
+        Self::ALL.into_iter().find(|window| window.label() == text).ok_or_else(|| UnknownWindow(text.to_owned()))
     }
 }
 
@@ -325,10 +306,7 @@ mod tests {
     #[test]
     fn a_time_without_an_offset_is_refused() {
         assert!(Timestamp::parse("2026-11-24T08:00:00").is_err());
-        assert_eq!(
-            Timestamp::parse("1764000000123").map(Timestamp::as_millis),
-            Ok(1_764_000_000_123)
-        );
+        assert_eq!(Timestamp::parse("1764000000123").map(Timestamp::as_millis), Ok(1_764_000_000_123));
     }
 
     #[test]

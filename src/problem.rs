@@ -15,16 +15,8 @@ pub struct Problem {
 
 impl Problem {
     /// A problem at `key` of `file`.
-    pub fn new(
-        file: impl Into<String>,
-        key: impl Into<String>,
-        message: impl Into<String>,
-    ) -> Self {
-        Self {
-            file: file.into(),
-            key: key.into(),
-            message: message.into(),
-        }
+    pub fn new(file: impl Into<String>, key: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { file: file.into(), key: key.into(), message: message.into() }
     }
 }
 

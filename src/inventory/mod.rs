@@ -11,9 +11,7 @@ use std::sync::Arc;
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-pub use profile::{
-    Band, ByteOrder, DataType, MetricDef, Profile, Register, RegisterTable, UnknownMetrics,
-};
+pub use profile::{Band, ByteOrder, DataType, MetricDef, Profile, Register, RegisterTable, UnknownMetrics};
 
 use crate::model::{DeviceId, Timestamp};
 
@@ -68,8 +66,7 @@ impl Site {
     /// Whether the site is in service at `at`.
     #[must_use]
     pub fn in_service(&self, at: Timestamp) -> bool {
-        self.in_service_from.is_none_or(|from| from <= at)
-            && self.in_service_to.is_none_or(|to| at < to)
+        self.in_service_from.is_none_or(|from| from <= at) && self.in_service_to.is_none_or(|to| at < to)
     }
 }
 
@@ -199,9 +196,6 @@ impl Inventory {
     /// Number of devices that publish without being listed.
     #[must_use]
     pub fn unregistered_count(&self) -> usize {
-        self.devices
-            .iter()
-            .filter(|device| !device.registered)
-            .count()
+        self.devices.iter().filter(|device| !device.registered).count()
     }
 }

@@ -1,0 +1,381 @@
+//! The packed form of a base row: one device, one minute, all its metrics, in one blob.
+//!
+//! Version 1, little-endian; `varint` is LEB128 of a `u64`:
+//!
+//! ```text
+//! u8      version = 1
+//! varint  interval of the device's readings, ms; 0 where unknown
+//! varint  readings applied after the window was final
+//! varint  n, number of event times;      then n x u16 offsets from the window's start, ms, ascending
+//! varint  m, number of metrics;          then m times:
+//!   varint  metric id
+//!   varint  count << 2 | all << 1 | low  (all: every event time has this metric; low: the sum's low part is not 0)
+//!   count = 1:  u16 offset, f64 value
+//!   count > 1:  f64 sum high, [f64 sum low], f64 min, f64 max, u16 offset + f64 value of first, the same of last
+//!   !all:       bitmap over the event times, lowest bit first, ceil(n / 8) bytes
+//!   count > 2:  count x u16 checks of the values, in order of event time (fewer follow from first and last)
+//! ```
+
+use std::sync::Arc;
+
+use super::window::check_of;
+use super::{Aggregate, DeviceWindow, Point, Sum};
+use crate::model::{MetricId, Timestamp, WindowStart};
+
+const VERSION: u8 = 1;
+
+/// A blob that is no packed row.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PackedError {
+    /// The blob was written by a later version.
+    #[error("a packed row of version {0}; this build reads version {VERSION}")]
+    Version(u8),
+    /// The blob is damaged.
+    #[error("a packed row that ends or contradicts itself at byte {0}")]
+    Corrupt(usize),
+}
+
+/// A base row as it is read: one device's minute.
+#[derive(Clone, Debug, PartialEq)]
+pub struct BaseRow {
+    /// Start of the window.
+    pub start: WindowStart,
+    /// Milliseconds between the device's readings as declared when the row was written; `None` where unknown.
+    pub interval_ms: Option<u32>,
+    /// Readings applied after the window was final.
+    pub late: u32,
+    /// The metrics that have readings.
+    pub metrics: Vec<BaseMetric>,
+}
+
+/// One metric of a base row.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BaseMetric {
+    /// The metric.
+    pub metric: MetricId,
+    /// Its readings in the window.
+    pub aggregate: Aggregate,
+    /// Distinct slots of the device's interval that were heard; the count of readings where no interval is known.
+    pub heard: u32,
+}
+
+impl DeviceWindow {
+    /// Appends the packed form to `out`.
+    pub fn pack(&self, out: &mut Vec<u8>) {
+        let times = self.seen().times();
+        out.push(VERSION);
+        put_varint(out, u64::from(self.interval_ms.unwrap_or(0)));
+        put_varint(out, u64::from(self.late));
+        put_varint(out, times.len() as u64);
+        for time in times {
+            out.extend_from_slice(&time.to_le_bytes());
+        }
+        put_varint(out, self.present().count() as u64);
+        for (metric, aggregate, column) in self.present() {
+            self.pack_metric(out, metric, aggregate, column);
+        }
+    }
+
+    fn pack_metric(&self, out: &mut Vec<u8>, metric: MetricId, aggregate: &Aggregate, column: usize) {
+        let times = self.seen().times().len();
+        let (high, low) = aggregate.sum.parts();
+        let all = aggregate.count == times as u64;
+        put_varint(out, u64::from(metric.0));
+        put_varint(out, aggregate.count << 2 | u64::from(all) << 1 | u64::from(low != 0.0));
+        if aggregate.count == 1 {
+            put_point(out, self.start, aggregate.first);
+        } else {
+            put_f64(out, high);
+            if low != 0.0 {
+                put_f64(out, low);
+            }
+            put_f64(out, aggregate.min);
+            put_f64(out, aggregate.max);
+            put_point(out, self.start, aggregate.first);
+            put_point(out, self.start, aggregate.last);
+        }
+        if !all {
+            let at = out.len();
+            out.resize(at + times.div_ceil(8), 0);
+            for (row, check) in self.seen().checks_of(column).enumerate() {
+                if check != 0 {
+                    out[at + row / 8] |= 1 << (row % 8);
+                }
+            }
+        }
+        if aggregate.count > 2 {
+            for check in self.seen().checks_of(column).filter(|&check| check != 0) {
+                out.extend_from_slice(&check.to_le_bytes());
+            }
+        }
+    }
+
+    /// Reads back what [`DeviceWindow::pack`] wrote, for a device that now has `metrics`; metrics of the blob that the
+    /// device no longer has are kept.
+    ///
+    /// # Errors
+    /// [`PackedError`] where the blob is damaged or newer than this build.
+    pub fn unpack(start: WindowStart, metrics: Arc<Vec<MetricId>>, blob: &[u8]) -> Result<Self, PackedError> {
+        let mut window = Self::new(start, None, metrics);
+        let mut checks = Vec::new();
+        let header = visit(start, blob, &mut |metric, aggregate, heard| {
+            checks.clear();
+            heard.checks(&mut checks);
+            window.restore(metric, aggregate, &checks);
+        })?;
+        (window.interval_ms, window.late) = (header.interval_ms, header.late);
+        Ok(window)
+    }
+}
+
+impl BaseRow {
+    /// Reads a packed row for querying.
+    ///
+    /// # Errors
+    /// [`PackedError`] where the blob is damaged or newer than this build.
+    pub fn unpack(start: WindowStart, blob: &[u8]) -> Result<Self, PackedError> {
+        let mut metrics = Vec::new();
+        let header = visit(start, blob, &mut |metric, aggregate, heard| {
+            metrics.push(BaseMetric { metric, aggregate, heard: heard.slots() });
+        })?;
+        Ok(Self { start, interval_ms: header.interval_ms, late: header.late, metrics })
+    }
+}
+
+struct Header {
+    interval_ms: Option<u32>,
+    late: u32,
+}
+
+/// Which event times a metric has, not yet unpacked.
+struct Heard<'a> {
+    start: WindowStart,
+    interval_ms: Option<u32>,
+    times: &'a [u8],
+    bitmap: Option<&'a [u8]>,
+    checks: &'a [u8],
+    aggregate: &'a Aggregate,
+}
+
+impl Heard<'_> {
+    fn offsets(&self) -> impl Iterator<Item = u16> {
+        self.times
+            .chunks_exact(2)
+            .enumerate()
+            .filter(|(row, _)| self.bitmap.is_none_or(|bitmap| bitmap[row / 8] >> (row % 8) & 1 == 1))
+            .map(|(_, bytes)| u16::from_le_bytes([bytes[0], bytes[1]]))
+    }
+
+    fn slots(&self) -> u32 {
+        let slot_of = |offset: u16| match self.interval_ms {
+            Some(interval) => self.start.plus_millis(i64::from(offset)).as_millis().div_euclid(i64::from(interval)),
+            None => i64::from(offset),
+        };
+        let mut previous = None;
+        let mut slots = 0;
+        for slot in self.offsets().map(slot_of) {
+            slots += u32::from(previous != Some(slot));
+            previous = Some(slot);
+        }
+        slots
+    }
+
+    fn checks(&self, out: &mut Vec<(u16, u16)>) {
+        if self.aggregate.count > 2 {
+            let checks = self.checks.chunks_exact(2).map(|bytes| u16::from_le_bytes([bytes[0], bytes[1]]));
+            out.extend(self.offsets().zip(checks));
+        } else {
+            let ends = [self.aggregate.first, self.aggregate.last];
+            out.extend(self.offsets().zip(ends.map(|point| check_of(point.value))));
+        }
+    }
+}
+
+fn visit(
+    start: WindowStart,
+    blob: &[u8],
+    each: &mut dyn FnMut(MetricId, Aggregate, Heard<'_>),
+) -> Result<Header, PackedError> {
+    let mut reader = Reader { blob, at: 0 };
+    match reader.bytes(1)?[0] {
+        VERSION => {}
+        version => return Err(PackedError::Version(version)),
+    }
+    let interval_ms = Some(reader.narrow()?).filter(|&interval| interval != 0);
+    let late = reader.narrow()?;
+    let times_len = reader.length(2)?;
+    let times = reader.bytes(times_len * 2)?;
+    let metrics_len = reader.length(1)?;
+    for _ in 0..metrics_len {
+        let metric = MetricId(reader.narrow()?);
+        let (aggregate, all) = reader.aggregate(start, times_len)?;
+        let bitmap = if all { None } else { Some(reader.bytes(times_len.div_ceil(8))?) };
+        let count = usize::try_from(aggregate.count).map_err(|_| reader.corrupt())?;
+        let checks = if count > 2 { reader.bytes(count * 2)? } else { &[] };
+        each(metric, aggregate, Heard { start, interval_ms, times, bitmap, checks, aggregate: &aggregate });
+    }
+    if reader.at == blob.len() { Ok(Header { interval_ms, late }) } else { Err(reader.corrupt()) }
+}
+
+struct Reader<'a> {
+    blob: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn corrupt(&self) -> PackedError {
+        PackedError::Corrupt(self.at)
+    }
+
+    fn bytes(&mut self, len: usize) -> Result<&'a [u8], PackedError> {
+        let end = self.at.checked_add(len).filter(|&end| end <= self.blob.len());
+        let end = end.ok_or_else(|| self.corrupt())?;
+        let bytes = &self.blob[self.at..end];
+        self.at = end;
+        Ok(bytes)
+    }
+
+    fn varint(&mut self) -> Result<u64, PackedError> {
+        let mut value = 0u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.bytes(1)?[0];
+            value |= u64::from(byte & 0x7F) << shift;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err(self.corrupt())
+    }
+
+    fn narrow(&mut self) -> Result<u32, PackedError> {
+        u32::try_from(self.varint()?).map_err(|_| self.corrupt())
+    }
+
+    /// A length whose items take `item_bytes` at least, so that a damaged one cannot ask for more than there is.
+    fn length(&mut self, item_bytes: usize) -> Result<usize, PackedError> {
+        let length = usize::try_from(self.varint()?).map_err(|_| self.corrupt())?;
+        if length <= (self.blob.len() - self.at) / item_bytes { Ok(length) } else { Err(self.corrupt()) }
+    }
+
+    fn f64(&mut self) -> Result<f64, PackedError> {
+        let bytes = self.bytes(8)?;
+        Ok(f64::from_le_bytes(bytes.try_into().expect("invariant: eight bytes were taken")))
+    }
+
+    fn point(&mut self, start: WindowStart) -> Result<Point, PackedError> {
+        let bytes = self.bytes(2)?;
+        let offset = u16::from_le_bytes([bytes[0], bytes[1]]);
+        Ok(Point { time: start.plus_millis(i64::from(offset)), value: self.f64()? })
+    }
+
+    fn aggregate(&mut self, start: WindowStart, times_len: usize) -> Result<(Aggregate, bool), PackedError> {
+        let tag = self.varint()?;
+        let (count, all, low) = (tag >> 2, tag & 2 != 0, tag & 1 != 0);
+        if count == 0 || count > times_len as u64 || (all && count != times_len as u64) {
+            return Err(self.corrupt());
+        }
+        if count == 1 {
+            return Ok((Aggregate::of(self.point(start)?), all));
+        }
+        let high = self.f64()?;
+        let low = if low { self.f64()? } else { 0.0 };
+        let (min, max) = (self.f64()?, self.f64()?);
+        let (first, last) = (self.point(start)?, self.point(start)?);
+        Ok((Aggregate { count, sum: Sum::from_parts(high, low), min, max, first, last }, all))
+    }
+}
+
+fn put_varint(out: &mut Vec<u8>, mut value: u64) {
+    loop {
+        let byte = value.to_le_bytes()[0];
+        if value < 0x80 {
+            out.push(byte);
+            return;
+        }
+        out.push(byte | 0x80);
+        value >>= 7;
+    }
+}
+
+fn put_f64(out: &mut Vec<u8>, value: f64) {
+    out.extend_from_slice(&value.to_le_bytes());
+}
+
+fn put_point(out: &mut Vec<u8>, start: WindowStart, point: Point) {
+    let offset = u16::try_from(point.time.millis_since(start)).expect("invariant: a base window's offsets fit 16 bits");
+    out.extend_from_slice(&offset.to_le_bytes());
+    put_f64(out, point.value);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rollup::Outcome;
+
+    fn start() -> Timestamp {
+        Timestamp::from_millis(1_764_000_000_000)
+    }
+
+    fn sample() -> DeviceWindow {
+        let mut window = DeviceWindow::new(start(), Some(10_000), Arc::new(vec![MetricId(0), MetricId(300)]));
+        for (ms, value) in [(0, 0.1), (10_000, 0.2), (20_004, 0.3), (59_999, -4.0)] {
+            window.apply(0, MetricId(0), start().plus_millis(ms), value);
+        }
+        window.apply(1, MetricId(300), start().plus_millis(10_000), 7.5);
+        window.late = 2;
+        window
+    }
+
+    #[test]
+    fn a_row_comes_back_as_it_was_packed() {
+        let mut blob = Vec::new();
+        sample().pack(&mut blob);
+        let back = DeviceWindow::unpack(start(), Arc::new(vec![MetricId(0), MetricId(300)]), &blob);
+        assert_eq!(back, Ok(sample()));
+        let row = BaseRow::unpack(start(), &blob).expect("a row");
+        assert_eq!(row.metrics[0].heard, 4);
+        assert_eq!((row.metrics[1].heard, row.metrics[1].aggregate.count), (1, 1));
+        assert_eq!((row.late, row.interval_ms), (2, Some(10_000)));
+    }
+
+    #[test]
+    fn repeats_are_recognised_after_a_row_was_packed() {
+        let mut blob = Vec::new();
+        sample().pack(&mut blob);
+        // The device's profile no longer has metric 300 and has another in front.
+        let mut back = DeviceWindow::unpack(start(), Arc::new(vec![MetricId(5), MetricId(0)]), &blob).expect("a row");
+        assert_eq!(back.apply(1, MetricId(0), start().plus_millis(20_004), 0.3), Outcome::Duplicate);
+        assert_eq!(back.apply(1, MetricId(0), start().plus_millis(20_004), 0.4), Outcome::Conflicting);
+        assert_eq!(back.apply(9, MetricId(300), start().plus_millis(10_000), 7.5), Outcome::Duplicate);
+        assert_eq!(back.apply(0, MetricId(5), start().plus_millis(10_000), 7.5), Outcome::Applied);
+    }
+
+    #[test]
+    fn the_frozen_row_of_version_1_is_read_for_ever() {
+        let frozen = include_bytes!("../../tests/fixtures/rollup-v1.bin");
+        let mut blob = Vec::new();
+        sample().pack(&mut blob);
+        assert_eq!(blob, frozen);
+        assert!(DeviceWindow::unpack(start(), Arc::default(), frozen).is_ok());
+    }
+
+    #[test]
+    fn every_truncation_and_a_later_version_are_refused_without_panic() {
+        let mut blob = Vec::new();
+        sample().pack(&mut blob);
+        for len in 0..blob.len() {
+            assert!(BaseRow::unpack(start(), &blob[..len]).is_err(), "{len} bytes");
+        }
+        blob[0] = 9;
+        assert_eq!(BaseRow::unpack(start(), &blob), Err(PackedError::Version(9)));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn hostile_bytes_never_panic(mut blob in proptest::collection::vec(0u8..=255, 1..200)) {
+            blob[0] = VERSION;
+            let _ = BaseRow::unpack(start(), &blob);
+            let _ = DeviceWindow::unpack(start(), Arc::default(), &blob);
+        }
+    }
+}
