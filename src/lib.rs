@@ -3,8 +3,17 @@
 //! Data flows one way: source -> journal -> decode -> rollup -> store -> indicator -> sink; the only backward signal is
 //! the acknowledgement that the journal releases. See ARCHITECTURE.md.
 
+pub mod api;
 pub mod clock;
+pub mod decode;
+pub mod health;
+pub mod indicator;
 pub mod inventory;
+pub mod journal;
+pub mod ledger;
 pub mod model;
+pub mod pipeline;
 pub mod problem;
 pub mod rollup;
+pub mod sink;
+pub mod source;

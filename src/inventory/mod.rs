@@ -6,14 +6,14 @@
 mod profile;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 pub use profile::{Band, ByteOrder, DataType, MetricDef, Profile, Register, RegisterTable, UnknownMetrics};
 
-use crate::model::{DeviceId, Timestamp};
+use crate::model::{DeviceId, MetricId, Timestamp};
 
 /// An administrative area by its GB/T 2260 code.
 #[derive(Clone, Debug, PartialEq)]
@@ -99,15 +99,58 @@ pub struct Device {
     pub connection: Connection,
     /// Milliseconds between its readings; `None` where nobody declared it.
     pub interval_ms: Option<u32>,
-    /// False for a device that publishes without being listed.
+    /// Whether the inventory lists it; false for one that publishes without being listed, or no longer is.
     pub registered: bool,
-    /// False once a device that the store knows is no longer listed.
-    pub listed: bool,
+}
+
+/// The inventory as threads share it: readers clone the inner `Arc`; the pipeline, which alone adds devices and metrics,
+/// goes through `Arc::make_mut`.
+pub type SharedInventory = Arc<RwLock<Arc<Inventory>>>;
+
+/// Names of metrics and their numbers in the store.
+#[derive(Clone, Debug, Default)]
+pub struct MetricNames {
+    names: Vec<Arc<str>>,
+    ids: HashMap<Arc<str>, MetricId, RandomState>,
+}
+
+impl MetricNames {
+    /// The number of the metric called `name`, the next free one where it has none yet.
+    pub fn intern(&mut self, name: &str) -> MetricId {
+        if let Some(&id) = self.ids.get(name) {
+            return id;
+        }
+        let id = MetricId(u32::try_from(self.names.len()).unwrap_or(u32::MAX));
+        let name: Arc<str> = Arc::from(name);
+        self.names.push(name.clone());
+        self.ids.insert(name, id);
+        id
+    }
+
+    /// The number of the metric called `name`.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<MetricId> {
+        self.ids.get(name).copied()
+    }
+
+    /// The name of the metric numbered `id`.
+    #[must_use]
+    pub fn name(&self, id: MetricId) -> Option<&Arc<str>> {
+        self.names.get(usize::try_from(id.0).ok()?)
+    }
+
+    /// All names; a metric's id is its index.
+    #[must_use]
+    pub fn all(&self) -> &[Arc<str>] {
+        &self.names
+    }
 }
 
 /// Everything known of the city: areas, sites, devices.
 #[derive(Clone, Debug, Default)]
 pub struct Inventory {
+    /// Names of metrics.
+    pub metrics: MetricNames,
     areas: BTreeMap<Arc<str>, Area>,
     sites: Vec<Site>,
     devices: Vec<Device>,

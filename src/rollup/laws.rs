@@ -9,18 +9,21 @@ use crate::model::{MetricId, Timestamp};
 
 const METRICS: usize = 3;
 
+/// Milliseconds into the window, slot, value.
+type Delivery = (i64, usize, f64);
+
 fn metrics() -> Arc<Vec<MetricId>> {
     Arc::new((0..METRICS).map(|id| MetricId(u32::try_from(id).expect("small"))).collect())
 }
 
 /// Distinct (time, metric) keys with a value each: what one device measured in one minute.
-fn readings() -> impl Strategy<Value = Vec<(i64, usize, f64)>> {
+fn readings() -> impl Strategy<Value = Vec<Delivery>> {
     prop::collection::btree_map((0i64..60_000, 0..METRICS), -1e9f64..1e9, 1..60)
         .prop_map(|map| map.into_iter().map(|((ms, slot), value)| (ms, slot, value)).collect())
 }
 
 /// The same readings in another order, each up to three times.
-fn deliveries() -> impl Strategy<Value = (Vec<(i64, usize, f64)>, Vec<(i64, usize, f64)>)> {
+fn deliveries() -> impl Strategy<Value = (Vec<Delivery>, Vec<Delivery>)> {
     readings()
         .prop_flat_map(|readings| {
             let repeats = prop::collection::vec(1usize..4, readings.len());
@@ -32,7 +35,7 @@ fn deliveries() -> impl Strategy<Value = (Vec<(i64, usize, f64)>, Vec<(i64, usiz
         })
 }
 
-fn apply(window: &mut DeviceWindow, (ms, slot, value): (i64, usize, f64)) -> Outcome {
+fn apply(window: &mut DeviceWindow, (ms, slot, value): Delivery) -> Outcome {
     let id = MetricId(u32::try_from(slot).expect("small"));
     window.apply(slot, id, window.start.plus_millis(ms), value)
 }

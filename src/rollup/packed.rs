@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use super::window::check_of;
 use super::{Aggregate, DeviceWindow, Point, Sum};
-use crate::model::{MetricId, Timestamp, WindowStart};
+use crate::model::{MetricId, WindowStart};
 
 const VERSION: u8 = 1;
 
@@ -310,6 +310,7 @@ fn put_point(out: &mut Vec<u8>, start: WindowStart, point: Point) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Timestamp;
     use crate::rollup::Outcome;
 
     fn start() -> Timestamp {

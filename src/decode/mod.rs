@@ -1,0 +1,6 @@
+//! Decoding: bytes to readings, pure, by the device's profile.
+//!
+//! Never reads the clock, never touches disk or network; hostile bytes give an error that is counted, never a panic.
+
+pub mod native;
+pub mod topic;

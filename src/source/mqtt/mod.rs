@@ -1,0 +1,44 @@
+//! The MQTT source: subscribes at QoS 1 and acknowledges what the journal has on disk (P1).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Who we are to a broker: a user name and its password.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Login {
+    /// User name.
+    pub user: String,
+    /// Password; never logged.
+    pub password: String,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Login").field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// One connection to one broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// Name of the source in configuration, ledger and metrics.
+    pub name: Arc<str>,
+    /// Host name or address (IPv4, or IPv6 without brackets).
+    pub host: String,
+    /// TCP port.
+    pub port: u16,
+    /// Client identifier; the broker keeps the session under it.
+    pub client_id: String,
+    /// Topic filters, subscribed at QoS 1.
+    pub topics: Vec<String>,
+    /// User name and password, where the broker wants them.
+    pub login: Option<Login>,
+    /// Longest silence towards the broker; a ping is sent in time.
+    pub keep_alive: Duration,
+    /// Time that connecting (name, TCP, CONNACK) may take.
+    pub connect_timeout: Duration,
+    /// Payload bytes that are taken in; of a larger message only its topic is kept, as its rejection.
+    pub packet_bytes_max: usize,
+    /// Longest wait between attempts to connect.
+    pub backoff_max: Duration,
+}
