@@ -17,3 +17,4 @@ pub mod problem;
 pub mod rollup;
 pub mod sink;
 pub mod source;
+pub mod store;

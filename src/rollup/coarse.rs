@@ -2,7 +2,7 @@
 
 use super::{Aggregate, BaseMetric, BaseRow, Point, increase_within, step};
 use crate::inventory::MetricDef;
-use crate::model::{BASE_WINDOW_MS, MetricKind, Timestamp, WindowStart};
+use crate::model::{MetricKind, Timestamp, WindowStart};
 
 /// What a series came to in a window.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -55,10 +55,8 @@ pub struct Fold {
     /// Latest value before the rows still to come, for the step into the next one.
     previous: Option<Point>,
     last_slot: Option<i64>,
-    /// Slots due in the base windows that have rows, by the interval each row was written under.
-    expected_in_rows: u64,
-    rows: Vec<WindowStart>,
-    interval_ms: Option<u32>,
+    /// The intervals that the rows were written under, each with the first row that has it.
+    intervals: Vec<(WindowStart, u32)>,
     combined: Option<Combined>,
 }
 
@@ -72,9 +70,7 @@ impl Fold {
             band: metric.band.map(|band| (band.low, band.high)),
             previous,
             last_slot: None,
-            expected_in_rows: 0,
-            rows: Vec::new(),
-            interval_ms: None,
+            intervals: Vec::new(),
             combined: None,
         }
     }
@@ -112,10 +108,10 @@ impl Fold {
             }
         }
         self.previous = Some(aggregate.last);
-        self.interval_ms = row.interval_ms;
-        self.rows.push(row.start);
-        if let Some(interval) = row.interval_ms {
-            self.expected_in_rows += expected_slots(row.start, row.start.plus_millis(BASE_WINDOW_MS), interval);
+        if let Some(interval) = row.interval_ms
+            && self.intervals.last().is_none_or(|&(_, last)| last != interval)
+        {
+            self.intervals.push((row.start, interval));
         }
     }
 
@@ -133,17 +129,13 @@ impl Fold {
     #[must_use]
     pub fn finish(self, from: Timestamp, to: Timestamp) -> Option<Combined> {
         let mut combined = self.combined?;
-        combined.expected = self.interval_ms.map(|interval| {
-            // Minutes with a row count by the interval they were written under, the others by the latest known.
-            let all = expected_slots(from, to, interval);
-            let in_rows: u64 = self
-                .rows
-                .iter()
-                .map(|&row| expected_slots(row.max(from), row.plus_millis(BASE_WINDOW_MS).min(to), interval))
-                .sum();
-            let cut = self.rows.iter().any(|&row| row < from || row.plus_millis(BASE_WINDOW_MS) > to);
-            if cut { all } else { all.saturating_sub(in_rows) + self.expected_in_rows }
-        });
+        // An interval counts from the first row written under it to the next one; the first from the beginning.
+        let changes = self.intervals.iter().skip(1).map(|&(row, _)| row.clamp(from, to.max(from)));
+        let starts = std::iter::once(from).chain(changes.clone());
+        let ends = changes.chain(std::iter::once(to));
+        let spans = self.intervals.iter().zip(starts.zip(ends));
+        let expected = spans.map(|(&(_, interval), (from, to))| expected_slots(from, to, interval)).sum();
+        combined.expected = (!self.intervals.is_empty()).then_some(expected);
         Some(combined)
     }
 }
@@ -151,7 +143,7 @@ impl Fold {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::MetricId;
+    use crate::model::{BASE_WINDOW_MS, MetricId};
 
     fn minute(n: i64) -> Timestamp {
         Timestamp::from_millis(n * BASE_WINDOW_MS)

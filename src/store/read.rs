@@ -1,0 +1,145 @@
+//! Reading: ledger, names, dead letters and what the writer says of itself.
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, Params, Row};
+
+use super::schema::{StateKey, count_at, device_at, time_at, to_sql};
+use super::{DeadLetter, Error, StorePath, StoredDevice};
+use crate::ledger::{Ledger, Rejection};
+use crate::model::{JournalPosition, MetricId, Timestamp};
+
+/// A connection that reads while the writer writes; every call sees one consistent state of the store.
+#[derive(Debug)]
+pub struct Reader {
+    pub(super) connection: Connection,
+    pub(super) path: StorePath,
+}
+
+impl Reader {
+    /// Opens the store, which a [`super::Writer`] has made.
+    ///
+    /// # Errors
+    /// [`Error`] where the file cannot be opened or has the tables of another version.
+    pub fn open(path: &StorePath) -> Result<Self, Error> {
+        Ok(Self { connection: path.open_reader()?, path: path.clone() })
+    }
+
+    /// Windows that end here or before are final; `None` before the first flush.
+    ///
+    /// # Errors
+    /// [`Error`] where SQLite refuses.
+    pub fn final_until(&self) -> Result<Option<Timestamp>, Error> {
+        final_until(&self.connection).map_err(|source| self.path.error("read its state", source))
+    }
+
+    /// First record of the journal that the rows do not hold.
+    ///
+    /// # Errors
+    /// [`Error`] where SQLite refuses.
+    pub fn position(&self) -> Result<JournalPosition, Error> {
+        self.count(StateKey::JournalPosition).map(JournalPosition)
+    }
+
+    /// Changed roll-ups that expired before every sink had read them, since the store was made.
+    ///
+    /// # Errors
+    /// [`Error`] where SQLite refuses.
+    pub fn feed_expired(&self) -> Result<u64, Error> {
+        self.count(StateKey::FeedExpired)
+    }
+
+    /// The ledger as of the last flush; `received` and `pending` are the journal's to tell.
+    ///
+    /// # Errors
+    /// [`Error`] where SQLite refuses.
+    pub fn ledger(&self) -> Result<Ledger, Error> {
+        ledger(&self.connection).map_err(|source| self.path.error("read the ledger", source))
+    }
+
+    /// The devices the store knows, by number.
+    ///
+    /// # Errors
+    /// [`Error`] where SQLite refuses.
+    pub fn devices(&self) -> Result<Vec<StoredDevice>, Error> {
+        devices(&self.connection).map_err(|source| self.path.error("read its devices", source))
+    }
+
+    /// The metrics the store knows, by number.
+    ///
+    /// # Errors
+    /// [`Error`] where SQLite refuses.
+    pub fn metrics(&self) -> Result<Vec<(MetricId, Arc<str>)>, Error> {
+        metrics(&self.connection).map_err(|source| self.path.error("read its metrics", source))
+    }
+
+    /// Up to `limit` rejected messages, newest first.
+    ///
+    /// # Errors
+    /// [`Error`] where SQLite refuses.
+    pub fn dead_letters(&self, limit: usize) -> Result<Vec<DeadLetter>, Error> {
+        let sql = "SELECT at, source, topic, reason, payload FROM dead_letter ORDER BY seq DESC LIMIT ?";
+        let read = collect(&self.connection, sql, [to_sql(limit as u64)], |row| {
+            let reason: String = row.get(3)?;
+            let known = Rejection::ALL.iter().map(|rejection| rejection.label()).find(|label| *label == reason);
+            Ok(DeadLetter {
+                at: time_at(row, 0)?,
+                source: row.get(1)?,
+                topic: row.get(2)?,
+                reason: known.unwrap_or("unknown"),
+                payload: row.get::<_, Vec<u8>>(4)?.into(),
+            })
+        });
+        read.map_err(|source| self.path.error("read rejected messages", source))
+    }
+
+    fn count(&self, key: StateKey) -> Result<u64, Error> {
+        key.count(&self.connection).map_err(|source| self.path.error("read its state", source))
+    }
+}
+
+/// The rows of a query, each read by `read`.
+pub(super) fn collect<T>(
+    connection: &Connection,
+    sql: &str,
+    params: impl Params,
+    read: impl FnMut(&Row<'_>) -> Result<T, rusqlite::Error>,
+) -> Result<Vec<T>, rusqlite::Error> {
+    connection.prepare_cached(sql)?.query_map(params, read)?.collect()
+}
+
+pub(super) fn final_until(connection: &Connection) -> Result<Option<Timestamp>, rusqlite::Error> {
+    Ok(StateKey::FinalUntil.read(connection)?.map(Timestamp::from_millis))
+}
+
+pub(super) fn ledger(connection: &Connection) -> Result<Ledger, rusqlite::Error> {
+    let mut ledger = Ledger::default();
+    let mut unknown = 0u64;
+    let entries = collect(connection, "SELECT source, class, reason, count FROM ledger", (), |row| {
+        Ok((row.get::<_, Arc<str>>(0)?, row.get::<_, String>(1)?, row.get::<_, String>(2)?, count_at(row, 3)?))
+    })?;
+    for (source, class, reason, count) in entries {
+        unknown += u64::from(!ledger.source(&source).restore(&class, &reason, count));
+    }
+    if unknown > 0 {
+        tracing::warn!(unknown, "the ledger in the store has entries that this build does not know");
+    }
+    Ok(ledger)
+}
+
+pub(super) fn devices(connection: &Connection) -> Result<Vec<StoredDevice>, rusqlite::Error> {
+    collect(connection, "SELECT id, site, name, kind, area, operator FROM device ORDER BY id", (), |row| {
+        Ok(StoredDevice {
+            id: device_at(row, 0)?,
+            site: row.get(1)?,
+            name: row.get(2)?,
+            kind: row.get(3)?,
+            area: row.get(4)?,
+            operator: row.get(5)?,
+        })
+    })
+}
+
+pub(super) fn metrics(connection: &Connection) -> Result<Vec<(MetricId, Arc<str>)>, rusqlite::Error> {
+    collect(connection, "SELECT id, name FROM metric ORDER BY id", (), |row| Ok((MetricId(row.get(0)?), row.get(1)?)))
+}

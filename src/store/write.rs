@@ -1,0 +1,282 @@
+//! The one writer: rows, ledger, journal position and finality in one transaction.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use jiff::tz::TimeZone;
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
+
+use super::finality::{Amended, Feeder};
+use super::retention::{oldest_kept, prune};
+use super::schema::{StateKey, to_sql};
+use super::{Error, StorePath};
+use crate::ledger::Ledger;
+use crate::model::{DeviceId, JournalPosition, MetricId, Timestamp, Window, WindowStart};
+use crate::rollup::DeviceWindow;
+
+/// Bytes of a rejected payload that are kept.
+const DEAD_LETTER_BYTES_MAX: usize = 1_024;
+
+/// What the writer needs to know of the configuration.
+#[derive(Clone, Debug)]
+pub struct WriterOptions {
+    /// Time from a window's end to its being final, ms.
+    pub grace_ms: i64,
+    /// Age at which rows are deleted, ms.
+    pub retention_ms: i64,
+    /// Windows that sinks are fed.
+    pub feed_windows: BTreeSet<Window>,
+    /// Windows that indicators are computed over.
+    pub indicator_windows: BTreeSet<Window>,
+    /// Names of the sinks that read the feed of roll-ups; what all of them have passed is deleted.
+    pub rollup_sinks: Vec<String>,
+    /// Zone of hours and days.
+    pub zone: TimeZone,
+}
+
+/// A device as the store knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredDevice {
+    /// Its number.
+    pub id: DeviceId,
+    /// Its site.
+    pub site: Arc<str>,
+    /// Its name.
+    pub name: Arc<str>,
+    /// Kind of its site.
+    pub kind: Arc<str>,
+    /// Area of its site.
+    pub area: Arc<str>,
+    /// Operator of its site.
+    pub operator: Arc<str>,
+}
+
+/// A row to write.
+#[derive(Clone, Copy, Debug)]
+pub struct FlushedRow<'a> {
+    /// Whose row it is.
+    pub device: DeviceId,
+    /// The row.
+    pub window: &'a DeviceWindow,
+    /// Whether the device has counters, whose next row changes with this one.
+    pub has_counters: bool,
+}
+
+/// A rejected message.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// When it arrived.
+    pub at: Timestamp,
+    /// Source that heard it.
+    pub source: Arc<str>,
+    /// Its topic.
+    pub topic: Box<str>,
+    /// Why it was rejected.
+    pub reason: &'static str,
+    /// Its payload.
+    pub payload: Box<[u8]>,
+}
+
+/// What one flush writes.
+pub struct Flush<'a> {
+    /// Now, which makes windows final and rows expire.
+    pub now: Timestamp,
+    /// Changed rows, in order of (start, device).
+    pub rows: &'a mut dyn Iterator<Item = FlushedRow<'a>>,
+    /// Devices that the store does not know yet.
+    pub devices: &'a [StoredDevice],
+    /// Metrics that the store does not know yet.
+    pub metrics: &'a [(MetricId, Arc<str>)],
+    /// The ledger as of `position`.
+    pub ledger: &'a Ledger,
+    /// First record of the journal that the rows do not hold.
+    pub position: JournalPosition,
+    /// Messages rejected since the last flush.
+    pub dead_letters: &'a [DeadLetter],
+}
+
+/// The store's one writer.
+#[derive(Debug)]
+pub struct Writer {
+    connection: Connection,
+    path: StorePath,
+    options: WriterOptions,
+    /// Windows that end here or before are final; `None` before the first flush of a new store.
+    final_until: Option<Timestamp>,
+    scratch: Vec<u8>,
+}
+
+impl Writer {
+    /// Opens the store, making it where there is none.
+    ///
+    /// # Errors
+    /// [`Error`] where the folder or file cannot be made or read, or was written by a later version.
+    pub fn open(path: &StorePath, options: WriterOptions) -> Result<Self, Error> {
+        let connection = path.open_writer()?;
+        let final_until =
+            super::read::final_until(&connection).map_err(|source| path.error("read its state", source))?;
+        Ok(Self { connection, path: path.clone(), options, final_until, scratch: Vec::new() })
+    }
+
+    /// First record of the journal that the rows do not hold.
+    ///
+    /// # Errors
+    /// [`Error`] where SQLite refuses.
+    pub fn position(&self) -> Result<JournalPosition, Error> {
+        StateKey::JournalPosition
+            .count(&self.connection)
+            .map(JournalPosition)
+            .map_err(|source| self.path.error("read its state", source))
+    }
+
+    /// The ledger as of [`Writer::position`].
+    ///
+    /// # Errors
+    /// [`Error`] where SQLite refuses.
+    pub fn ledger(&self) -> Result<Ledger, Error> {
+        super::read::ledger(&self.connection).map_err(|source| self.path.error("read the ledger", source))
+    }
+
+    /// Windows that end here or before are final.
+    pub fn final_until(&self) -> Option<Timestamp> {
+        self.final_until
+    }
+
+    /// The devices it knows, by number.
+    ///
+    /// # Errors
+    /// [`Error`] where SQLite refuses.
+    pub fn devices(&self) -> Result<Vec<StoredDevice>, Error> {
+        super::read::devices(&self.connection).map_err(|source| self.path.error("read its devices", source))
+    }
+
+    /// The metrics it knows, by number.
+    ///
+    /// # Errors
+    /// [`Error`] where SQLite refuses.
+    pub fn metrics(&self) -> Result<Vec<(MetricId, Arc<str>)>, Error> {
+        super::read::metrics(&self.connection).map_err(|source| self.path.error("read its metrics", source))
+    }
+
+    /// Start of the newest row.
+    ///
+    /// # Errors
+    /// [`Error`] where SQLite refuses.
+    pub fn newest_row(&self) -> Result<Option<WindowStart>, Error> {
+        self.connection
+            .query_row("SELECT max(start) FROM rollup", (), |row| row.get::<_, Option<i64>>(0))
+            .map(|start| start.map(Timestamp::from_millis))
+            .map_err(|source| self.path.error("read its rows", source))
+    }
+
+    /// The packed row of one device's base window.
+    ///
+    /// # Errors
+    /// [`Error`] where SQLite refuses.
+    pub fn load(&self, start: WindowStart, device: DeviceId) -> Result<Option<Vec<u8>>, Error> {
+        let load = || {
+            self.connection
+                .prepare_cached("SELECT data FROM rollup WHERE start = ? AND device = ?")?
+                .query_row(params![start.as_millis(), device.0], |row| row.get(0))
+                .optional()
+        };
+        load().map_err(|source| self.path.error("read a row", source))
+    }
+
+    /// Writes one flush; when it returns, everything is on disk. Returns the number of rows written.
+    ///
+    /// # Errors
+    /// [`Error`] where SQLite refuses (disk full, damage); nothing of the flush is written then.
+    pub fn flush(&mut self, flush: &mut Flush<'_>) -> Result<usize, Error> {
+        let path = self.path.clone();
+        self.flush_inner(flush).map_err(|source| path.error("write a flush", source))
+    }
+
+    fn flush_inner(&mut self, flush: &mut Flush<'_>) -> Result<usize, rusqlite::Error> {
+        let final_now = Window::Minute1.bounds(flush.now.plus_millis(-self.options.grace_ms), &TimeZone::UTC).0;
+        // A new store has nothing to make final; a clock that steps back makes nothing open again.
+        let final_before = self.final_until.unwrap_or(final_now);
+        let final_after = final_before.max(final_now);
+        let options = &self.options;
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let generation = StateKey::Generation.count(&transaction)? + 1;
+        write_names(&transaction, flush)?;
+        write_dead_letters(&transaction, flush.dead_letters)?;
+        let mut amended = Amended::new(final_before);
+        let rows = write_rows(&transaction, flush.rows, &mut self.scratch, &mut amended)?;
+        amended.amend_successors(&transaction)?;
+        let oldest = oldest_kept(&transaction, options, flush.now)?;
+        let feeder = Feeder { transaction: &transaction, options, generation, oldest };
+        amended.write(&feeder)?;
+        feeder.finalise(final_before, final_after)?;
+        write_ledger(&transaction, flush.ledger)?;
+        StateKey::JournalPosition.write(&transaction, to_sql(flush.position.0))?;
+        StateKey::FinalUntil.write(&transaction, final_after.as_millis())?;
+        StateKey::Generation.write(&transaction, to_sql(generation))?;
+        prune(&transaction, options, oldest)?;
+        transaction.commit()?;
+        self.final_until = Some(final_after);
+        Ok(rows)
+    }
+}
+
+fn write_names(transaction: &Transaction<'_>, flush: &Flush<'_>) -> Result<(), rusqlite::Error> {
+    let mut insert = transaction.prepare_cached("INSERT INTO metric VALUES(?, ?)")?;
+    for (id, name) in flush.metrics {
+        insert.execute(params![id.0, name])?;
+    }
+    // A device that is known already may have got another area, operator or kind.
+    let mut upsert = transaction.prepare_cached(
+        "INSERT INTO device VALUES(?, ?, ?, ?, ?, ?) ON CONFLICT(id) DO UPDATE SET site = excluded.site,
+           name = excluded.name, kind = excluded.kind, area = excluded.area, operator = excluded.operator",
+    )?;
+    for device in flush.devices {
+        upsert.execute(params![device.id.0, device.site, device.name, device.kind, device.area, device.operator])?;
+    }
+    Ok(())
+}
+
+fn write_dead_letters(transaction: &Transaction<'_>, letters: &[DeadLetter]) -> Result<(), rusqlite::Error> {
+    let mut insert = transaction
+        .prepare_cached("INSERT INTO dead_letter(at, source, topic, reason, payload) VALUES(?, ?, ?, ?, ?)")?;
+    for letter in letters {
+        let payload = &letter.payload[..letter.payload.len().min(DEAD_LETTER_BYTES_MAX)];
+        insert.execute(params![letter.at.as_millis(), letter.source, letter.topic, letter.reason, payload])?;
+    }
+    Ok(())
+}
+
+fn write_rows(
+    transaction: &Transaction<'_>,
+    rows: &mut dyn Iterator<Item = FlushedRow<'_>>,
+    scratch: &mut Vec<u8>,
+    amended: &mut Amended,
+) -> Result<usize, rusqlite::Error> {
+    let mut upsert = transaction.prepare_cached(
+        "INSERT INTO rollup VALUES(?, ?, ?, ?)
+         ON CONFLICT DO UPDATE SET data = excluded.data, amendments = amendments + excluded.amendments",
+    )?;
+    let mut count = 0;
+    for FlushedRow { device, window, has_counters } in rows {
+        scratch.clear();
+        window.pack(scratch);
+        let late = amended.is_final(window.start);
+        upsert.execute(params![window.start.as_millis(), device.0, i64::from(late), &*scratch])?;
+        count += 1;
+        if late {
+            amended.add(window.start, device, has_counters);
+        }
+    }
+    Ok(count)
+}
+
+fn write_ledger(transaction: &Transaction<'_>, ledger: &Ledger) -> Result<(), rusqlite::Error> {
+    let mut upsert = transaction
+        .prepare_cached("INSERT INTO ledger VALUES(?, ?, ?, ?) ON CONFLICT DO UPDATE SET count = excluded.count")?;
+    for (source, counts) in &ledger.sources {
+        for (class, reason, count) in counts.entries() {
+            upsert.execute(params![source, class, reason, to_sql(count)])?;
+        }
+    }
+    Ok(())
+}
