@@ -2,5 +2,6 @@
 //!
 //! Never reads the clock, never touches disk or network; hostile bytes give an error that is counted, never a panic.
 
+pub mod modbus;
 pub mod native;
 pub mod topic;

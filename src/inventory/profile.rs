@@ -106,7 +106,7 @@ pub struct Register {
     /// Type of the raw value.
     #[serde(rename = "type")]
     pub data_type: DataType,
-    /// Order of the bytes of values of two registers and more.
+    /// Order of the bytes; of a single register, the order of its two.
     #[serde(default)]
     pub order: ByteOrder,
     /// Bit of a 16-bit register, 0 the least significant; with type `u16` only.
@@ -164,7 +164,8 @@ pub enum DataType {
     F64,
 }
 
-/// Order of the bytes of a value that spans registers, written for four bytes ABCD (A the most significant).
+/// Order of a value's bytes, written for four bytes ABCD (A the most significant). Longer values go by the same rule, and
+/// of a single register `BADC` and `DCBA` mean that its low byte comes first.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 pub enum ByteOrder {
     /// High word first, high byte first: plain big-endian.
