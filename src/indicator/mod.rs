@@ -3,11 +3,24 @@
 //! Inputs are summed over the group first, then the formula runs once per group (P7): a ratio of sums, never a mean of
 //! ratios. Formulas are data; this module knows none.
 
+mod check;
+mod definition;
+mod formula;
+mod table;
+mod unit;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+
+pub use check::check;
+pub use definition::{
+    Definition, Hearing, Input, MetricInput, NamedInput, Over, Quorum, SeriesAggregate, descriptions, parse,
+};
+pub use formula::{Formula, FormulaError, Outcome};
+pub use unit::{Unit, UnknownUnit};
 
 use crate::model::Window;
 
