@@ -4,10 +4,23 @@
 //! ratios. Formulas are data; this module knows none.
 
 mod check;
+mod compute;
 mod definition;
 mod formula;
+mod groups;
 mod table;
+mod tally;
 mod unit;
+mod worker;
+
+#[cfg(test)]
+mod cases;
+#[cfg(test)]
+mod laws;
+#[cfg(test)]
+mod shipped;
+#[cfg(test)]
+mod support;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -16,11 +29,13 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 pub use check::check;
+pub use compute::{Computation, compute};
 pub use definition::{
     Definition, Hearing, Input, MetricInput, NamedInput, Over, Quorum, SeriesAggregate, descriptions, parse,
 };
 pub use formula::{Formula, FormulaError, Outcome};
 pub use unit::{Unit, UnknownUnit};
+pub use worker::run_worker;
 
 use crate::model::Window;
 
