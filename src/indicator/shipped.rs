@@ -19,6 +19,18 @@ fn shipped() -> Vec<Definition> {
     files.iter().flat_map(parse).collect()
 }
 
+#[test]
+fn the_documentation_lists_every_shipped_indicator() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/indicators.md");
+    let text = std::fs::read_to_string(path).expect("the documentation");
+    for definition in shipped() {
+        let it = &definition.description;
+        let row = format!("| {} | {} / {} | {} | `", it.id, it.name, it.name_zh, it.unit);
+        assert!(text.contains(&row), "{row}");
+        assert!(text.contains(&format!(" | {} |\n", it.source)), "{}", it.source);
+    }
+}
+
 /// A good declaration with one line replaced.
 fn declare(from: &str, to: &str) -> Result<Vec<Definition>, Vec<Problem>> {
     let text = r#"
