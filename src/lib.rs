@@ -6,6 +6,7 @@
 pub mod api;
 pub mod clock;
 pub mod decode;
+pub mod document;
 pub mod health;
 pub mod indicator;
 pub mod inventory;

@@ -3,7 +3,12 @@
 //! Owns what is known of the city before a reading comes in, and the devices that were taken in without being listed.
 //! Identical devices share one [`Profile`]. Never touches the network; files are read only by its loaders.
 
+mod load;
+mod name;
 mod profile;
+mod profile_file;
+mod register_file;
+mod sheet;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
@@ -11,7 +16,10 @@ use std::sync::{Arc, RwLock};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
+pub use load::{Files, load};
+pub use name::{check_lower_snake, check_name};
 pub use profile::{Band, ByteOrder, DataType, MetricDef, Profile, Register, RegisterTable, UnknownMetrics};
+pub use profile_file::{ProfileSet, load_profiles, parse_profile, toml_files};
 
 use crate::model::{DeviceId, MetricId, Timestamp};
 
