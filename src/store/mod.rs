@@ -24,6 +24,9 @@ mod schema;
 mod series;
 mod write;
 
+#[cfg(test)]
+mod tests;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 

@@ -87,7 +87,7 @@ impl Reader {
     ///
     /// A series without readings in a window has no roll-up there. Rows of devices that the query's inventory does not
     /// have are passed over, and so are damaged rows, which are logged. The store is held at one state meanwhile, which
-    /// keeps its log from being shortened: `each` must not wait for anything.
+    /// keeps its log from being shortened: `each` must not wait for anything, nor use this reader.
     ///
     /// # Errors
     /// [`Error`] where SQLite refuses.

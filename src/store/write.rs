@@ -280,3 +280,33 @@ fn write_ledger(transaction: &Transaction<'_>, ledger: &Ledger) -> Result<(), ru
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::model::{JournalPosition, MetricId};
+    use crate::store::tests::{City, MINUTE, POWER, at};
+
+    #[test]
+    fn a_full_disk_fails_the_whole_flush_and_the_next_one_succeeds() {
+        let mut city = City::new(&[200]);
+        city.flush(at(0));
+        let pages = |city: &City, max: i64| {
+            let connection = &city.writer.connection;
+            connection.pragma_update_and_check(None, "max_page_count", max, |row| row.get::<_, i64>(0)).expect("pages")
+        };
+        let full = pages(&city, 1);
+        for device in 0..200 {
+            for slot in 0..60 {
+                city.hear(device, at(slot * 1_000), POWER, 1.0);
+                city.hear(device, at(slot * 1_000), MetricId(0), 1.0);
+            }
+        }
+        assert!(full < 40, "the tables alone take {full} pages");
+        city.try_flush(at(MINUTE)).expect_err("the disk is full");
+        assert_eq!(city.writer.position().expect("a position"), JournalPosition(1));
+        assert_eq!(city.writer.newest_row().expect("rows"), None);
+        pages(&city, 1_000_000);
+        assert_eq!(city.flush(at(MINUTE)), 200);
+        assert_eq!(city.writer.newest_row().expect("rows"), Some(at(0)));
+    }
+}
