@@ -14,8 +14,8 @@ use jiff::tz::TimeZone;
 use tempfile::TempDir;
 
 use super::{
-    DeadLetter, Devices, Error, Flush, FlushedRow, Reader, SeriesQuery, SeriesRow, SideWriter, StorePath, Writer,
-    WriterOptions,
+    DeadLetter, Devices, Error, Flush, FlushedRow, Reader, SeriesQuery, SeriesRow, SideWriter, StorePath, StoredDevice,
+    Writer, WriterOptions,
 };
 use crate::inventory::{Connection, Device, Inventory, MetricDef, Profile, Site, UnknownMetrics};
 use crate::ledger::Ledger;
@@ -113,10 +113,11 @@ impl City {
             let has_counters = self.with_counters.contains(&device);
             FlushedRow { device, window, has_counters }
         });
+        let devices: Vec<_> = self.inventory.devices().iter().map(|device| self.stored(device)).collect();
         let mut flush = Flush {
             now,
             rows: &mut rows,
-            devices: &[],
+            devices: if self.flushes == 0 { &devices } else { &[] },
             metrics: &[],
             ledger: &self.ledger,
             position: JournalPosition(self.flushes + 1),
@@ -126,6 +127,18 @@ impl City {
         self.flushes += 1;
         self.changed.clear();
         Ok(written)
+    }
+
+    fn stored(&self, device: &Device) -> StoredDevice {
+        let site = self.inventory.site_of(device);
+        StoredDevice {
+            id: device.id,
+            site: site.id.clone(),
+            name: device.name.clone(),
+            kind: site.kind.clone(),
+            area: site.area.clone(),
+            operator: site.operator.clone(),
+        }
     }
 
     /// Closes the writer and opens it again, as a restart does.
