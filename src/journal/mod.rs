@@ -1,7 +1,94 @@
 //! The journal: every frame is on disk before it is acknowledged (P1).
+//!
+//! Owns the folder of segments and the thread that writes them. Never decodes a payload, never decides what a frame is
+//! worth.
+//!
+//! # Invariants
+//!
+//! 1. A receipt runs only after every frame of its batch is synced, in a file whose folder entry is synced; receipts
+//!    run in the order of the appends.
+//! 2. A position names one record for ever once that record's receipt has run.
+//! 3. A reader sees a record only after it is synced, in order of positions, each once. Where records are missing it
+//!    gets [`Entry::Lost`], so positions never jump unnoticed.
+//! 4. The records of a segment end where the next segment starts, whatever bytes its file has beyond.
+//! 5. A file is never appended to again after a write or a sync of it failed, only cut: what such a sync left on disk
+//!    is unknown, and a later one that succeeds proves nothing. The group, still in memory, goes to a new segment that
+//!    starts at the durable end; by 4 the leftover of the old one is never read.
+//! 6. A run never appends to a segment of an earlier run; it begins a new one.
+//! 7. The journal opens whatever bytes the files hold.
+//!
+//! # On-disk format, version 1
+//!
+//! Numbers are little-endian. A segment is the file `{first:020}.journal`, where `first` is the position of its first
+//! record; once it is found to be damaged it is `{first:020}.damaged`.
+//!
+//! ```text
+//! header   magic "SPJOURNL" 8 | version u32 | first u64 | crc32c of these 20 bytes u32
+//! record   body length u32 | index u32 | crc32c u32 | body
+//! body     kind u8 | arrival i64, epoch ms | source: length u16, UTF-8 | topic: the same |
+//!          payload: length u32, bytes
+//! ```
+//!
+//! `index` is the record's position less `first`. A record's checksum starts from the header's checksum as it has to be
+//! by the file's name, then runs over length, index and body; so a record is valid only in its own segment, and the
+//! header itself is not needed to read one. A body is at most 16 MiB of payload and two 16-bit names; a frame beyond
+//! that is kept as `Oversize` with the first KiB of its payload.
+//!
+//! # Recovery
+//!
+//! Opening judges the last segment from front to back, because it tells where numbering goes on; of the others it reads
+//! the header, and their records when a reader comes to them. "Torn" is what a crash leaves of records that were never
+//! acknowledged; "damaged" is what a crash cannot leave. After damage the scan looks for the next intact record by
+//! length, index and checksum, so only what is really gone is lost, and counted exactly.
+//!
+//! | what is found | judged | what happens |
+//! | --- | --- | --- |
+//! | last segment: invalid bytes at its end, no intact record after them (also zeroed) | torn | cut at the record boundary; nothing counted as lost |
+//! | last segment: invalid bytes, intact records after them | damaged | renamed; both sides are read, between them `Lost`; goes on after the last intact record |
+//! | other segment: invalid bytes | damaged | the same; intact records up to the next segment's first position are read |
+//! | segment missing, or shorter than the next one's first position | missing | `Lost` up to the next segment's first position |
+//! | last segment: no longer than its header | never used | left in place; goes on at its first position |
+//! | last segment: header and all records unreadable | damaged | renamed; goes on after as many positions as records can fit, all `Lost` (an upper bound) |
+//! | last segment: of a later version | damaged | the same |
+//! | last segment: header unreadable, records intact | damaged | renamed; its records are read |
+//! | other segment: header unreadable, or of a later version | damaged | renamed; intact records are read, the rest up to the next segment is `Lost` |
+//! | last segment: the disk cannot read it to its end | damaged | renamed; goes on after as many positions as records can fit in the rest |
+//! | `passed` beyond the last record (folder deleted, store kept) | | goes on at `passed`; what lies below it is removed |
+//!
+//! Two things cannot be told apart and are judged for the more likely one: acknowledged records at the very end of the
+//! last segment that rot count as torn, and unacknowledged ones that a power cut leaves with a hole before them count
+//! as damaged. A process that is killed between a failed sync and the cut of what it left may count records as lost
+//! later that it never acknowledged. Damaged segments whose records are passed stay for a person to look at, the newest
+//! four.
 
+use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::health::Part;
+use crate::model::{Frame, JournalPosition};
+
+mod cursor;
+mod format;
+mod reader;
+mod recovery;
+mod segment;
+mod shared;
+mod storage;
+mod writer;
+
+pub use reader::Reader;
+use shared::{Counters, Shared};
+pub use storage::{AppendFile, Folder, ReadFile, Storage};
+use writer::Writer;
+
+#[cfg(test)]
+mod simulated_disk;
+#[cfg(test)]
+mod tests;
 
 /// How the journal keeps its records.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,4 +101,168 @@ pub struct Options {
     pub segment_bytes: u64,
     /// How long a group of records may gather before it is synced.
     pub commit_interval: Duration,
+}
+
+/// What keeps the journal from working.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The folder cannot be listed.
+    #[error("cannot list the journal's folder {folder}")]
+    List {
+        /// The folder.
+        folder: PathBuf,
+        /// What the disk says.
+        #[source]
+        source: io::Error,
+    },
+    /// The commit thread cannot be started.
+    #[error("cannot start the journal's thread")]
+    Thread(#[source] io::Error),
+    /// A segment cannot be read.
+    #[error("cannot read segment {segment}")]
+    Read {
+        /// File name of the segment.
+        segment: String,
+        /// What the disk says.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Runs once, on the journal's thread, when all frames of its batch are on disk. Must not block.
+pub type Receipt = Box<dyn FnOnce() + Send>;
+
+/// A batch that was not taken, as it was given.
+pub struct Refused {
+    /// The frames.
+    pub frames: Vec<Frame>,
+    /// Their receipt, which has not run.
+    pub receipt: Receipt,
+    /// Why.
+    pub cause: RefusedCause,
+}
+
+impl std::fmt::Debug for Refused {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Refused")
+            .field("frames", &self.frames.len())
+            .field("cause", &self.cause)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a batch is not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RefusedCause {
+    /// The queue is full; the disk is behind.
+    Busy,
+    /// The journal is at its bound, or the disk is full.
+    Full,
+    /// The journal is closed.
+    Closed,
+}
+
+/// What a reader finds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// A frame, as it was appended.
+    Frame(Frame),
+    /// Records that are gone.
+    Lost {
+        /// How many positions they had.
+        records: u64,
+    },
+}
+
+/// An open journal.
+#[derive(Debug)]
+pub struct Journal {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Journal {
+    /// Opens the journal in `storage`, recovers what is there and starts the commit thread. `passed` is the position
+    /// that the store has durably passed.
+    ///
+    /// # Errors
+    /// When the folder cannot be listed or the thread not be started; never for what the files hold.
+    pub fn open(
+        storage: Arc<dyn Storage>,
+        options: Options,
+        passed: JournalPosition,
+        part: Arc<Part>,
+        clock: Clock,
+    ) -> Result<Self, Error> {
+        let (shared, writer) = assemble(storage, options, passed, part, clock)?;
+        let thread = Builder::new().name("journal".to_owned()).spawn(|| writer.run()).map_err(Error::Thread)?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// A way in.
+    pub fn inlet(&self) -> Inlet {
+        Inlet { shared: Arc::clone(&self.shared) }
+    }
+
+    /// A reader that starts at `from`, which must not lie below what was released.
+    pub fn reader(&self, from: JournalPosition) -> Reader {
+        Reader::new(Arc::clone(&self.shared), from)
+    }
+
+    /// Position after the last durable record.
+    pub fn end(&self) -> JournalPosition {
+        JournalPosition(self.shared.end())
+    }
+
+    /// The store has durably passed the records below `passed`: whole segments of them go.
+    pub fn release(&self, passed: JournalPosition) {
+        self.shared.release(passed.0);
+    }
+
+    /// Commits what is queued, runs its receipts and ends the thread. What cannot be written now is given up, its
+    /// receipts never run.
+    pub fn close(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        self.shared.close();
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the journal's thread panicked");
+        }
+    }
+}
+
+/// Recovers what is in `storage` and gives the parts of a journal without a thread to run them.
+fn assemble(
+    storage: Arc<dyn Storage>,
+    options: Options,
+    passed: JournalPosition,
+    part: Arc<Part>,
+    clock: Clock,
+) -> Result<(Arc<Shared>, Writer), Error> {
+    let counters = Counters::of(&part);
+    let found = recovery::recover(storage.as_ref(), passed.0, &counters)
+        .map_err(|source| Error::List { folder: options.folder.clone(), source })?;
+    let shared = Arc::new(Shared::new(storage, options, found, part, clock));
+    let writer = Writer::new(Arc::clone(&shared));
+    Ok((shared, writer))
+}
+
+/// A way into the journal; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Inlet {
+    shared: Arc<Shared>,
+}
+
+impl Inlet {
+    /// Queues a batch; `receipt` runs once on the journal's thread when all its frames are on disk. Never blocks.
+    ///
+    /// # Errors
+    /// When the batch is not taken; it comes back whole.
+    pub fn append(&self, frames: Vec<Frame>, receipt: Receipt) -> Result<(), Refused> {
+        self.shared.append(frames, receipt)
+    }
 }

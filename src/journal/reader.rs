@@ -1,0 +1,164 @@
+//! Reads committed records in order, and says where some are missing.
+//!
+//! Never sees a record that is not synced. Never stops at damage: what is intact beyond it is read.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tracing::error;
+
+use super::cursor::{Bounds, Cursor};
+use super::format::{Sources, decode};
+use super::segment::Segment;
+use super::shared::{Shared, Stretch};
+use super::{Entry, Error};
+use crate::model::JournalPosition;
+
+/// A place in the journal from which records are read on.
+#[derive(Debug)]
+pub struct Reader {
+    shared: Arc<Shared>,
+    position: u64,
+    open: Option<Open>,
+    sources: Sources,
+}
+
+#[derive(Debug)]
+struct Open {
+    first: u64,
+    cursor: Cursor,
+}
+
+/// What may still be read in one call.
+struct Budget {
+    bytes: usize,
+    entries: usize,
+}
+
+impl Reader {
+    pub(super) fn new(shared: Arc<Shared>, from: JournalPosition) -> Self {
+        Self { shared, position: from.0, open: None, sources: Sources::default() }
+    }
+
+    /// Position of the next record.
+    pub fn position(&self) -> JournalPosition {
+        JournalPosition(self.position)
+    }
+
+    /// Adds committed entries to `out`: until about `bytes_max` bytes of records are read (at least one entry) or there
+    /// are no more. Returns how many entries; 0 means that there is nothing to read yet.
+    ///
+    /// # Errors
+    /// When the disk cannot be read. What was read until then is in `out`, and the next call goes on after it.
+    pub fn read(&mut self, bytes_max: usize, out: &mut Vec<Entry>) -> Result<usize, Error> {
+        let mut budget = Budget { bytes: bytes_max.max(1), entries: 0 };
+        while budget.bytes > 0 {
+            match self.shared.stretch(self.position) {
+                Stretch::End => break,
+                Stretch::Missing { until } => {
+                    error!(from = self.position, until, "records of the journal are missing");
+                    self.lose(until, out, &mut budget);
+                }
+                Stretch::Segment { segment, until } => {
+                    self.read_segment(&segment, until, out, &mut budget)
+                        .map_err(|source| Error::Read { segment: segment.name, source })?;
+                }
+            }
+        }
+        Ok(budget.entries)
+    }
+
+    /// Waits until there is something to read, at most `timeout`.
+    pub fn wait(&self, timeout: Duration) {
+        self.shared.await_record(self.position, timeout);
+    }
+
+    fn read_segment(
+        &mut self,
+        segment: &Segment,
+        until: u64,
+        out: &mut Vec<Entry>,
+        budget: &mut Budget,
+    ) -> io::Result<()> {
+        let first = segment.first;
+        let mut open = match self.open.take().filter(|open| open.first == first) {
+            Some(open) => open,
+            None => match self.shared.storage.open(&segment.name) {
+                Ok(file) => Open { first, cursor: Cursor::new(file, first) },
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.lose_segment(segment, until, out, budget);
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            },
+        };
+        let bounds = Bounds { records: until - first, bytes: segment.bytes };
+        let read = self.read_open(&mut open, bounds, out, budget);
+        self.open = Some(open);
+        read
+    }
+
+    fn read_open(
+        &mut self,
+        open: &mut Open,
+        bounds: Bounds,
+        out: &mut Vec<Entry>,
+        budget: &mut Budget,
+    ) -> io::Result<()> {
+        let until = open.first + bounds.records;
+        while self.position < until && budget.bytes > 0 {
+            let Some(found) = open.cursor.next(bounds)? else {
+                if open.cursor.offset() < bounds.bytes {
+                    self.shared.quarantine(open.first);
+                }
+                error!(from = self.position, until, "records of the journal are lost");
+                open.cursor.skip_to(bounds);
+                self.lose(until, out, budget);
+                return Ok(());
+            };
+            let (body, lost, damaged) = (found.body, found.lost, found.damaged);
+            let bytes = body.len();
+            let entry = decode(body, &mut self.sources).map_or(Entry::Lost { records: 1 }, Entry::Frame);
+            let position = open.first + open.cursor.index() - 1;
+            if damaged {
+                error!(from = position - lost, until = position, "records of the journal are lost");
+                self.shared.quarantine(open.first);
+            }
+            self.lose(position, out, budget);
+            if position < self.position {
+                continue; // before the place where this reader began
+            }
+            if matches!(entry, Entry::Lost { .. }) {
+                self.shared.counters.lost_records.add(1);
+            }
+            out.push(entry);
+            self.position = position + 1;
+            budget.entries += 1;
+            budget.bytes = budget.bytes.saturating_sub(bytes);
+        }
+        Ok(())
+    }
+
+    /// The segment's file is gone, unless it only has another name by now.
+    fn lose_segment(&mut self, segment: &Segment, until: u64, out: &mut Vec<Entry>, budget: &mut Budget) {
+        match self.shared.stretch(self.position) {
+            Stretch::Segment { segment: now, .. } if now.name != segment.name => {}
+            _ => {
+                error!(segment = segment.name, from = self.position, until, "segment is missing");
+                self.lose(until, out, budget);
+            }
+        }
+    }
+
+    /// Passes over the positions before `until` as lost.
+    fn lose(&mut self, until: u64, out: &mut Vec<Entry>, budget: &mut Budget) {
+        if self.position < until {
+            let records = until - self.position;
+            self.shared.counters.lost_records.add(records);
+            out.push(Entry::Lost { records });
+            self.position = until;
+            budget.entries += 1;
+        }
+    }
+}

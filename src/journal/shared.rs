@@ -1,0 +1,415 @@
+//! What inlets, the commit thread and readers of one journal know in common.
+//!
+//! Owns the queue, the catalogue of segments and the durable end, all behind one lock that is held for moments: the
+//! disk is not touched under it, but for the rare renaming of a damaged segment.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tracing::{error, info, warn};
+
+use super::recovery::{self, Recovered};
+use super::segment::Segment;
+use super::storage::Storage;
+use super::{Options, Receipt, Refused, RefusedCause, format};
+use crate::clock::Clock;
+use crate::health::{Counter, Part, State as PartState};
+use crate::model::Frame;
+
+/// Bounds of what is queued and not yet durable. One batch is taken whatever its size when nothing is queued.
+const QUEUED_BYTES_MAX: u64 = 32 << 20;
+const QUEUED_FRAMES_MAX: usize = 1 << 18;
+
+/// Frames that are appended together, and what to run when they are on disk.
+pub(super) struct Batch {
+    pub(super) frames: Vec<Frame>,
+    pub(super) receipt: Receipt,
+    pub(super) bytes: u64,
+}
+
+/// The journal's counters in its `Part`.
+#[derive(Debug)]
+pub(super) struct Counters {
+    pub(super) records: Counter,
+    pub(super) bytes_written: Counter,
+    pub(super) bytes_on_disk: Counter,
+    pub(super) segments: Counter,
+    pub(super) syncs: Counter,
+    pub(super) sync_failures: Counter,
+    pub(super) damaged_segments: Counter,
+    pub(super) lost_records: Counter,
+    refused_full: Counter,
+    refused_busy: Counter,
+}
+
+impl Counters {
+    pub(super) fn of(part: &Part) -> Self {
+        Self {
+            records: part.counter("records"),
+            bytes_written: part.counter("bytes_written"),
+            bytes_on_disk: part.counter("bytes_on_disk"),
+            segments: part.counter("segments"),
+            syncs: part.counter("syncs"),
+            sync_failures: part.counter("sync_failures"),
+            damaged_segments: part.counter("damaged_segments"),
+            lost_records: part.counter("lost_records"),
+            refused_full: part.counter("refused_full"),
+            refused_busy: part.counter("refused_busy"),
+        }
+    }
+}
+
+/// What the lock guards.
+#[expect(clippy::struct_excessive_bools, reason = "each is one condition that is set and cleared by itself")]
+struct State {
+    queue: VecDeque<Batch>,
+    /// Queued or being written: what the bounds of the queue count.
+    queued_bytes: u64,
+    queued_frames: usize,
+    /// Segments with records, oldest first; the last one may be the active one and empty.
+    segments: VecDeque<Segment>,
+    bytes_on_disk: u64,
+    /// Position after the last durable record.
+    end: u64,
+    /// What the store has passed.
+    passed: u64,
+    /// Whether the last segment is being written.
+    active: bool,
+    /// The active segment is to be closed, so that it can go.
+    retire: bool,
+    /// An append was refused for `bytes_max` and nothing has been released since.
+    full: bool,
+    /// Why the last commit failed.
+    failure: Option<Failure>,
+    /// Space may have come back: try again now.
+    retry: bool,
+    closed: bool,
+}
+
+impl State {
+    fn dequeue(&mut self, group: &[Batch]) {
+        self.queued_bytes -= group.iter().map(|batch| batch.bytes).sum::<u64>();
+        self.queued_frames -= group.iter().map(|batch| batch.frames.len()).sum::<usize>();
+    }
+}
+
+struct Failure {
+    detail: String,
+    disk_full: bool,
+}
+
+/// A run of positions that are read in one way.
+#[derive(Debug)]
+pub(super) enum Stretch {
+    /// Nothing is committed there yet.
+    End,
+    /// No segment has them.
+    Missing { until: u64 },
+    /// `segment` has them, up to position `until`.
+    Segment { segment: Segment, until: u64 },
+}
+
+/// The common state of one journal.
+pub(super) struct Shared {
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) options: Options,
+    pub(super) counters: Counters,
+    part: Arc<Part>,
+    clock: Clock,
+    state: Mutex<State>,
+    /// Something for the commit thread to do.
+    work: Condvar,
+    /// The durable end has moved.
+    published: Condvar,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("options", &self.options).field("end", &self.end()).finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(super) fn new(
+        storage: Arc<dyn Storage>,
+        options: Options,
+        found: Recovered,
+        part: Arc<Part>,
+        clock: Clock,
+    ) -> Self {
+        let bytes_on_disk = found.segments.iter().map(|segment| segment.bytes).sum();
+        let state = State {
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            queued_frames: 0,
+            segments: found.segments,
+            bytes_on_disk,
+            end: found.end,
+            passed: found.passed,
+            active: false,
+            retire: false,
+            full: false,
+            failure: None,
+            retry: false,
+            closed: false,
+        };
+        let counters = Counters::of(&part);
+        let (state, work, published) = (Mutex::new(state), Condvar::new(), Condvar::new());
+        let shared = Self { storage, options, counters, part, clock, state, work, published };
+        shared.report(&shared.state());
+        shared
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Position after the last durable record.
+    pub(super) fn end(&self) -> u64 {
+        self.state().end
+    }
+
+    // Inlets.
+
+    pub(super) fn append(&self, frames: Vec<Frame>, receipt: Receipt) -> Result<(), Refused> {
+        let bytes: u64 = frames.iter().map(format::record_bytes).sum();
+        let mut state = self.state();
+        let cause = self.refusal(&mut state, bytes, frames.len());
+        if let Some(cause) = cause {
+            drop(state);
+            match cause {
+                RefusedCause::Full => self.counters.refused_full.add(1),
+                RefusedCause::Busy => self.counters.refused_busy.add(1),
+                RefusedCause::Closed => {}
+            }
+            return Err(Refused { frames, receipt, cause });
+        }
+        state.queued_bytes += bytes;
+        state.queued_frames += frames.len();
+        state.queue.push_back(Batch { frames, receipt, bytes });
+        drop(state);
+        self.work.notify_one();
+        Ok(())
+    }
+
+    fn refusal(&self, state: &mut State, bytes: u64, frames: usize) -> Option<RefusedCause> {
+        if state.closed {
+            return Some(RefusedCause::Closed);
+        }
+        if state.failure.as_ref().is_some_and(|failure| failure.disk_full) {
+            return Some(RefusedCause::Full);
+        }
+        let used = state.bytes_on_disk + state.queued_bytes;
+        if used > 0 && used + bytes > self.options.bytes_max {
+            if !state.full {
+                state.full = true;
+                self.report(state);
+                warn!(bytes = used, bytes_max = self.options.bytes_max, "journal full, refusing records");
+            }
+            self.retire_passed(state);
+            return Some(RefusedCause::Full);
+        }
+        let idle = state.queued_frames == 0;
+        let busy = state.queued_bytes + bytes > QUEUED_BYTES_MAX || state.queued_frames + frames > QUEUED_FRAMES_MAX;
+        (busy && !idle).then_some(RefusedCause::Busy)
+    }
+
+    /// Has the active segment closed when it fills the journal and the store has passed all of it.
+    fn retire_passed(&self, state: &mut State) {
+        if state.full && state.active && state.passed >= state.end && state.queued_frames == 0 {
+            state.retire = true;
+            self.work.notify_one();
+        }
+    }
+
+    /// Commits what is queued and ends the commit thread.
+    pub(super) fn close(&self) {
+        self.state().closed = true;
+        self.work.notify_all();
+    }
+
+    // The commit thread.
+
+    /// Moves batches of up to `bytes_max` from the queue to `group`, at least one. Returns whether there were any.
+    pub(super) fn take(&self, bytes_max: u64, group: &mut Vec<Batch>) -> bool {
+        let mut state = self.state();
+        let (held, mut taken) = (group.len(), 0);
+        while let Some(batch) = state.queue.front() {
+            if taken > 0 && taken + batch.bytes > bytes_max {
+                break;
+            }
+            taken += batch.bytes;
+            group.extend(state.queue.pop_front());
+        }
+        group.len() > held
+    }
+
+    /// Waits until something is queued or a segment is to be retired. Returns false when the journal is closed and
+    /// nothing is left.
+    pub(super) fn await_work(&self) -> bool {
+        let idle = |state: &mut State| state.queue.is_empty() && !state.closed && !state.retire;
+        let state = self.work.wait_while(self.state(), idle).unwrap_or_else(PoisonError::into_inner);
+        !(state.queue.is_empty() && state.closed)
+    }
+
+    /// Waits before a failed commit is tried again. Returns false when the journal is closed.
+    pub(super) fn await_retry(&self, timeout: Duration) -> bool {
+        let wait = |state: &mut State| !state.closed && !state.retry;
+        let (mut state, _) =
+            self.work.wait_timeout_while(self.state(), timeout, wait).unwrap_or_else(PoisonError::into_inner);
+        state.retry = false;
+        !state.closed
+    }
+
+    /// Whether the active segment is to be closed; says so once.
+    pub(super) fn take_retire(&self) -> bool {
+        std::mem::take(&mut self.state().retire)
+    }
+
+    /// A segment was created at the durable end and is written from now on.
+    pub(super) fn activate(&self, segment: Segment) {
+        let mut state = self.state();
+        state.bytes_on_disk += segment.bytes;
+        state.segments.push_back(segment);
+        state.active = true;
+        self.gauge(&state);
+    }
+
+    /// The active segment is not written any more; gives what is known of it. One without a durable record is
+    /// forgotten: its name is used again.
+    pub(super) fn deactivate(&self) -> Option<Segment> {
+        let mut state = self.state();
+        if !std::mem::take(&mut state.active) {
+            return None;
+        }
+        let segment = state.segments.back().cloned()?;
+        if segment.first == state.end {
+            state.segments.pop_back();
+            state.bytes_on_disk -= segment.bytes;
+        }
+        self.gauge(&state);
+        Some(segment)
+    }
+
+    /// `records` more records, `bytes` of the active segment, are durable.
+    pub(super) fn publish(&self, records: u64, bytes: u64, group: &[Batch]) {
+        let mut state = self.state();
+        state.end += records;
+        state.bytes_on_disk += bytes;
+        if let Some(segment) = state.segments.back_mut() {
+            segment.bytes += bytes;
+        }
+        state.dequeue(group);
+        if let Some(failure) = state.failure.take() {
+            self.report(&state);
+            info!(failure = failure.detail, "journal writes again");
+        }
+        self.gauge(&state);
+        drop(state);
+        self.counters.records.add(records);
+        self.counters.bytes_written.add(bytes);
+        self.published.notify_all();
+    }
+
+    /// `group` is no longer queued.
+    pub(super) fn abandon(&self, group: &[Batch]) {
+        self.state().dequeue(group);
+    }
+
+    /// A commit failed and will be tried again.
+    pub(super) fn fail(&self, cause: &io::Error) {
+        self.counters.sync_failures.add(1);
+        let disk_full = matches!(cause.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        let mut state = self.state();
+        let known = state.failure.replace(Failure { detail: format!("cannot write: {cause}"), disk_full });
+        self.report(&state);
+        if known.is_none() {
+            error!(%cause, "journal cannot write, acknowledging nothing");
+        }
+    }
+
+    // Readers.
+
+    /// Who has the record at `position`, and the ones after it.
+    pub(super) fn stretch(&self, position: u64) -> Stretch {
+        let state = self.state();
+        if position >= state.end {
+            return Stretch::End;
+        }
+        let after = state.segments.partition_point(|segment| segment.first <= position);
+        let until = state.segments.get(after).map_or(state.end, |next| next.first.min(state.end));
+        match after.checked_sub(1).and_then(|index| state.segments.get(index)) {
+            Some(segment) => Stretch::Segment { segment: segment.clone(), until },
+            None => Stretch::Missing { until },
+        }
+    }
+
+    /// Waits until something at or beyond `position` is durable, at most `timeout`.
+    pub(super) fn await_record(&self, position: u64, timeout: Duration) {
+        let wait = |state: &mut State| state.end <= position;
+        let waited = self.published.wait_timeout_while(self.state(), timeout, wait);
+        drop(waited);
+    }
+
+    /// Marks the segment that starts at `first` as damaged and renames it, once.
+    pub(super) fn quarantine(&self, first: u64) {
+        let mut state = self.state();
+        if let Some(segment) = state.segments.iter_mut().find(|segment| segment.first == first && !segment.damaged) {
+            recovery::quarantine(self.storage.as_ref(), segment, &self.counters);
+        }
+    }
+
+    // The store's side.
+
+    /// Removes the segments whose records the store has all passed.
+    pub(super) fn release(&self, passed: u64) {
+        let mut gone = Vec::new();
+        let mut state = self.state();
+        state.passed = state.passed.max(passed);
+        loop {
+            let until = state.segments.get(1).map_or(state.end, |next| next.first);
+            let is_active = state.active && state.segments.len() == 1;
+            if is_active || until > state.passed {
+                break;
+            }
+            let Some(segment) = state.segments.pop_front() else { break };
+            state.bytes_on_disk -= segment.bytes;
+            gone.push(segment);
+        }
+        let used = state.bytes_on_disk + state.queued_bytes;
+        if state.full && !gone.is_empty() && used < self.options.bytes_max {
+            state.full = false;
+            self.report(&state);
+            info!(bytes = used, bytes_max = self.options.bytes_max, "journal takes records again");
+        }
+        self.retire_passed(&mut state);
+        if state.failure.is_some() && !gone.is_empty() {
+            state.retry = true;
+        }
+        self.gauge(&state);
+        drop(state);
+        recovery::remove(self.storage.as_ref(), &gone);
+        self.work.notify_one();
+    }
+
+    fn gauge(&self, state: &State) {
+        self.counters.bytes_on_disk.set(state.bytes_on_disk);
+        self.counters.segments.set(state.segments.len() as u64);
+    }
+
+    fn report(&self, state: &State) {
+        let (condition, detail) = match &state.failure {
+            Some(failure) => (PartState::Down, failure.detail.clone()),
+            None if state.full => {
+                let detail =
+                    format!("full: at bytes_max ({} bytes); the store has to pass records", self.options.bytes_max);
+                (PartState::Degraded, detail)
+            }
+            None => (PartState::Up, String::new()),
+        };
+        self.part.report(condition, detail, self.clock.now());
+        self.gauge(state);
+    }
+}
