@@ -1,6 +1,41 @@
 //! The pipeline: one thread that takes records from the journal through decode and roll-up to the store.
+//!
+//! Invariants:
+//! - Live and replayed records take the same way: everything is read from the journal.
+//! - A message is counted and applied whole or, where the store cannot be read, not at all and again later.
+//! - Rows, ledger and position reach the store in one transaction; the journal is released only after it.
+//! - A flush that fails keeps everything in memory and is tried again; at the bound of open windows nothing more is read.
 
-use std::time::Duration;
+mod registry;
+mod roller;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use tracing::{error, info, warn};
+
+use crate::clock::Clock;
+use crate::health::{Counter, Part, State};
+use crate::inventory::SharedInventory;
+use crate::journal::{Entry, Journal, Reader};
+use crate::ledger::Ledger;
+use crate::model::JournalPosition;
+use crate::store::{Flush, Writer};
+
+pub use registry::adopt;
+pub use roller::Roller;
+
+/// Bytes of records that are read from the journal at a time.
+const READ_BYTES: usize = 256 * 1024;
+/// Longest wait for new records, so that windows become final on time.
+const IDLE_WAIT: Duration = Duration::from_millis(100);
+/// Wait after a flush or a read that failed.
+const RETRY_WAIT: Duration = Duration::from_secs(1);
 
 /// What becomes of devices that publish without being listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,4 +66,250 @@ pub struct Options {
     pub open_windows_bytes_max: usize,
     /// What becomes of devices that are not listed.
     pub unregistered: Unregistered,
+}
+
+/// The ledger as the pipeline last left it, with the position it speaks of.
+#[derive(Debug, Default)]
+pub struct LedgerBoard(Mutex<(Ledger, JournalPosition)>);
+
+impl LedgerBoard {
+    fn post(&self, ledger: &Ledger, position: JournalPosition) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = (ledger.clone(), position);
+    }
+
+    /// The ledger now, against a journal that ends at what `end` gives.
+    pub fn ledger(&self, end: impl FnOnce() -> JournalPosition) -> Ledger {
+        let board = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut ledger, position) = (board.0.clone(), board.1);
+        // Asked for while the board is held: the journal only grows, so it never ends before what was processed.
+        ledger.received = end().0;
+        ledger.pending = ledger.received.saturating_sub(position.0);
+        ledger
+    }
+}
+
+/// What the pipeline works with.
+#[derive(Debug)]
+pub struct Pipeline {
+    /// The journal it reads and releases.
+    pub journal: Arc<Journal>,
+    /// The store it writes.
+    pub writer: Writer,
+    /// Devices and metrics, which it adds to; numbered as the store has them (see [`adopt`]).
+    pub inventory: SharedInventory,
+    /// Where it posts the ledger.
+    pub board: Arc<LedgerBoard>,
+    /// How it rolls up and flushes.
+    pub options: Options,
+    /// Now.
+    pub clock: Clock,
+    /// Where it reports.
+    pub part: Arc<Part>,
+    /// Set once the journal, as it was at the start, is in the store.
+    pub ready: Arc<AtomicBool>,
+    /// Ends it: what the journal holds by then is read and flushed first.
+    pub stop: Arc<AtomicBool>,
+}
+
+impl Pipeline {
+    /// Starts the pipeline's thread.
+    ///
+    /// # Errors
+    /// Where the store cannot be read, or the thread not be started.
+    pub fn start(self) -> Result<JoinHandle<()>, StartError> {
+        let position = self.writer.position()?;
+        let mut ledger = self.writer.ledger()?;
+        (ledger.received, ledger.pending) = (position.0, 0);
+        self.board.post(&ledger, position);
+        let roller = Roller::new(self.options, self.inventory.clone(), ledger, position, &self.writer)?;
+        let driver = Driver {
+            reader: self.journal.reader(position),
+            caught_up_at: self.journal.end(),
+            flushed: Instant::now(),
+            counters: Counters::of(&self.part),
+            roller,
+            pipeline: self,
+        };
+        let thread = std::thread::Builder::new().name("pipeline".to_owned());
+        Ok(thread.spawn(move || driver.run())?)
+    }
+}
+
+/// Why the pipeline did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store cannot be read.
+    #[error(transparent)]
+    Store(#[from] crate::store::Error),
+    /// The system gives no thread.
+    #[error("cannot start the pipeline's thread")]
+    Thread(#[from] std::io::Error),
+}
+
+struct Counters {
+    flushes: Counter,
+    flush_failures: Counter,
+    rows_written: Counter,
+    open_windows: Counter,
+    open_windows_bytes: Counter,
+    damaged_rows: Counter,
+}
+
+impl Counters {
+    fn of(part: &Part) -> Self {
+        Self {
+            flushes: part.counter("flushes"),
+            flush_failures: part.counter("flush_failures"),
+            rows_written: part.counter("rows_written"),
+            open_windows: part.counter("open_windows"),
+            open_windows_bytes: part.counter("open_windows_bytes"),
+            damaged_rows: part.counter("damaged_rows"),
+        }
+    }
+}
+
+struct Driver {
+    pipeline: Pipeline,
+    reader: Reader,
+    roller: Roller,
+    caught_up_at: JournalPosition,
+    flushed: Instant,
+    counters: Counters,
+}
+
+impl Driver {
+    fn run(mut self) {
+        let mut entries = Vec::new();
+        loop {
+            let stopping = self.pipeline.stop.load(Ordering::Acquire);
+            let progress = self.take_in(&mut entries);
+            let idle = matches!(progress, Progress::Idle);
+            let full = self.roller.open_bytes() >= self.pipeline.options.open_windows_bytes_max;
+            if (full || self.flush_due() || (stopping && idle)) && !self.flush() {
+                if stopping {
+                    return; // The journal still has everything.
+                }
+                std::thread::sleep(RETRY_WAIT);
+                continue;
+            }
+            if stopping && !matches!(progress, Progress::Some) {
+                return;
+            }
+            match progress {
+                Progress::Some => {}
+                Progress::Idle => self.reader.wait(IDLE_WAIT),
+                Progress::Failed => std::thread::sleep(RETRY_WAIT),
+            }
+        }
+    }
+
+    fn flush_due(&self) -> bool {
+        self.flushed.elapsed() >= self.pipeline.options.flush_interval
+    }
+
+    /// Reads what the journal has and applies it, unless as much is open as may be.
+    fn take_in(&mut self, entries: &mut Vec<Entry>) -> Progress {
+        if entries.is_empty() {
+            match self.reader.read(READ_BYTES, entries) {
+                Ok(0) => return Progress::Idle,
+                Ok(_) => {}
+                Err(error) => {
+                    self.trouble("cannot read the journal", &error);
+                    return Progress::Failed;
+                }
+            }
+        }
+        let mut taken = 0;
+        let mut failure = None;
+        for entry in entries.iter() {
+            if self.roller.open_bytes() >= self.pipeline.options.open_windows_bytes_max {
+                break;
+            }
+            if let Err(error) = self.roller.apply(entry, &self.pipeline.writer) {
+                failure = Some(error);
+                break;
+            }
+            taken += 1;
+        }
+        entries.drain(..taken);
+        self.counters.damaged_rows.set(self.roller.damaged_rows());
+        self.pipeline.board.post(self.roller.ledger(), self.roller.position());
+        match failure {
+            None => Progress::Some,
+            Some(error) => {
+                self.trouble("cannot read the store", &error);
+                Progress::Failed
+            }
+        }
+    }
+
+    /// Writes what is open to the store; false where that failed.
+    fn flush(&mut self) -> bool {
+        self.flushed = Instant::now();
+        let now = self.pipeline.clock.now();
+        let options = &self.pipeline.options;
+        if !self.roller.has_changes() && !self.roller.finality_due(now, options.grace) {
+            return true;
+        }
+        let parts = self.roller.flush_parts();
+        let mut rows = parts.rows.into_iter();
+        let mut flush = Flush {
+            now,
+            rows: &mut rows,
+            devices: parts.devices,
+            metrics: parts.metrics,
+            ledger: parts.ledger,
+            position: parts.position,
+            dead_letters: parts.dead_letters,
+        };
+        match self.pipeline.writer.flush(&mut flush) {
+            Ok(rows) => {
+                self.counters.rows_written.add(rows as u64);
+                self.counters.flushes.add(1);
+            }
+            Err(error) => {
+                self.counters.flush_failures.add(1);
+                self.trouble("cannot write to the store", &error);
+                return false;
+            }
+        }
+        let position = self.roller.flushed(now, self.pipeline.writer.final_until());
+        self.pipeline.journal.release(position);
+        self.counters.open_windows.set(self.roller.open_windows() as u64);
+        self.counters.open_windows_bytes.set(self.roller.open_bytes() as u64);
+        if self.pipeline.part.report(State::Up, "rows reach the store", now) {
+            info!("rows reach the store");
+        }
+        if position >= self.caught_up_at && !self.pipeline.ready.swap(true, Ordering::AcqRel) {
+            info!(position = position.0, "the journal of the last run is in the store");
+        }
+        true
+    }
+
+    fn trouble(&self, what: &'static str, error: &dyn std::error::Error) {
+        let cause = chain(error);
+        if self.pipeline.part.report(State::Down, format!("{what}: {cause}"), self.pipeline.clock.now()) {
+            error!(cause, "{what}; the journal keeps what comes in, trying again");
+        } else {
+            warn!(cause, "{what} still");
+        }
+    }
+}
+
+enum Progress {
+    Some,
+    Idle,
+    Failed,
+}
+
+/// An error and its causes in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
 }

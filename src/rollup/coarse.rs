@@ -15,7 +15,7 @@ pub struct Combined {
     pub heard: u64,
     /// Slots that were due; `None` where the device's interval is unknown.
     pub expected: Option<u64>,
-    /// Readings that were applied after their base window was final.
+    /// Messages that were applied after their base window was final.
     pub late: u64,
     /// Times a base row was written after it was final.
     pub amendments: u64,

@@ -5,7 +5,7 @@
 //! ```text
 //! u8      version = 1
 //! varint  interval of the device's readings, ms; 0 where unknown
-//! varint  readings applied after the window was final
+//! varint  messages applied after the window was final
 //! varint  n, number of event times;      then n x u16 offsets from the window's start, ms, ascending
 //! varint  m, number of metrics;          then m times:
 //!   varint  metric id
@@ -42,7 +42,7 @@ pub struct BaseRow {
     pub start: WindowStart,
     /// Milliseconds between the device's readings as declared when the row was written; `None` where unknown.
     pub interval_ms: Option<u32>,
-    /// Readings applied after the window was final.
+    /// Messages applied after the window was final.
     pub late: u32,
     /// The metrics that have readings.
     pub metrics: Vec<BaseMetric>,

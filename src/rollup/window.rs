@@ -23,7 +23,7 @@ pub struct DeviceWindow {
     pub start: WindowStart,
     /// Milliseconds between the device's readings as declared when the row was last written; `None` where unknown.
     pub interval_ms: Option<u32>,
-    /// Readings that were applied after the window was final.
+    /// Messages whose readings were applied after the window was final.
     pub late: u32,
     metrics: Arc<Vec<MetricId>>,
     aggregates: Vec<Option<Aggregate>>,

@@ -1,0 +1,504 @@
+//! Entries of the journal applied to open windows, with the ledger that accounts for each.
+//!
+//! Owns the windows that changed since the last flush and those that may still change. Never reads the clock: everything
+//! follows from the entries, so a replay comes to the same.
+
+use std::sync::{Arc, PoisonError};
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+use tracing::error;
+
+use super::registry::{stored, unlisted};
+use super::{Options, Unregistered};
+use crate::decode::topic::Topic;
+use crate::decode::{modbus, native};
+use crate::inventory::{Inventory, Profile, SharedInventory, UnknownMetrics};
+use crate::journal::Entry;
+use crate::ledger::{Invalid, Ledger, Rejection};
+use crate::model::{
+    BASE_WINDOW_MS, DeviceId, Frame, FrameKind, JournalPosition, MetricId, MetricKind, Timestamp, Window, WindowStart,
+};
+use crate::rollup::{DeviceWindow, Outcome};
+use crate::store::{self, DeadLetter, FlushedRow, StoredDevice, Writer};
+
+/// Rejected messages that one flush brings to the store; the others are only counted.
+const DEAD_LETTERS_PER_FLUSH_MAX: usize = 200;
+/// Longest name of a metric that no profile lists, in bytes.
+const METRIC_NAME_BYTES_MAX: usize = 128;
+/// Source under which records are counted that the journal lost.
+const JOURNAL_SOURCE: &str = "journal";
+
+type Key = (WindowStart, DeviceId);
+
+/// What is looked up once per device instead of once per reading.
+#[derive(Clone, Debug)]
+struct Plan {
+    profile: Arc<Profile>,
+    /// Ids of the profile's metrics, by slot.
+    metrics: Arc<Vec<MetricId>>,
+    interval_ms: Option<u32>,
+    registered: bool,
+    has_counters: bool,
+    /// Metrics that the profile does not list and the device has sent.
+    extra: Vec<(Box<str>, MetricId)>,
+}
+
+#[derive(Debug)]
+struct Open {
+    window: DeviceWindow,
+    changed: bool,
+}
+
+/// A reading that is to go into a row.
+#[derive(Clone, Copy, Debug)]
+struct Candidate {
+    slot: usize,
+    metric: MetricId,
+    value: f64,
+}
+
+/// What became of one reading of a message.
+type Judged = Result<Candidate, Invalid>;
+
+/// Applies entries of the journal in order.
+#[derive(Debug)]
+pub struct Roller {
+    options: Options,
+    inventory: SharedInventory,
+    plans: Vec<Plan>,
+    topics: HashMap<Box<str>, DeviceId, RandomState>,
+    unregistered: usize,
+    windows: HashMap<Key, Open, RandomState>,
+    open_bytes: usize,
+    changes: bool,
+    /// Rows of windows after this one cannot be in the store yet.
+    newest_row: Option<WindowStart>,
+    final_until: Option<Timestamp>,
+    ledger: Ledger,
+    position: JournalPosition,
+    dead_letters: Vec<DeadLetter>,
+    new_devices: Vec<StoredDevice>,
+    new_metrics: Vec<(MetricId, Arc<str>)>,
+    damaged_rows: u64,
+    judged: Vec<Judged>,
+}
+
+/// What one flush writes, in the store's words.
+pub(super) struct FlushParts<'a> {
+    pub(super) rows: Vec<FlushedRow<'a>>,
+    pub(super) devices: &'a [StoredDevice],
+    pub(super) metrics: &'a [(MetricId, Arc<str>)],
+    pub(super) ledger: &'a Ledger,
+    pub(super) position: JournalPosition,
+    pub(super) dead_letters: &'a [DeadLetter],
+}
+
+impl Roller {
+    /// A roller that goes on at `position` with the ledger as of it. Devices and metrics of the inventory that `writer`'s
+    /// store does not know, or knows otherwise, are written with the next flush.
+    ///
+    /// # Errors
+    /// Where the store cannot be read.
+    pub fn new(
+        options: Options,
+        inventory: SharedInventory,
+        ledger: Ledger,
+        position: JournalPosition,
+        writer: &Writer,
+    ) -> Result<Self, store::Error> {
+        let snapshot = inventory.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = writer.devices()?;
+        let devices = snapshot.devices().iter().map(|device| stored(&snapshot, device));
+        let new_devices: Vec<_> = devices.filter(|device| known.get(device.id.index()) != Some(device)).collect();
+        let metrics_known = writer.metrics()?.len();
+        let names = snapshot.metrics.all().iter().enumerate().skip(metrics_known);
+        let new_metrics: Vec<_> =
+            names.filter_map(|(id, name)| Some((MetricId(u32::try_from(id).ok()?), name.clone()))).collect();
+        let changes = !new_devices.is_empty() || !new_metrics.is_empty();
+        let mut roller = Self {
+            options,
+            plans: Vec::new(),
+            topics: HashMap::default(),
+            unregistered: snapshot.unregistered_count(),
+            windows: HashMap::default(),
+            open_bytes: 0,
+            changes,
+            newest_row: writer.newest_row()?,
+            final_until: writer.final_until(),
+            ledger,
+            position,
+            dead_letters: Vec::new(),
+            new_devices,
+            new_metrics,
+            damaged_rows: 0,
+            judged: Vec::new(),
+            inventory,
+        };
+        roller.plans = snapshot.devices().iter().map(|device| plan(&snapshot, device.id)).collect();
+        Ok(roller)
+    }
+
+    /// Applies one entry: its message is counted and its readings go into their rows.
+    ///
+    /// # Errors
+    /// Where a row that the message touches cannot be read; nothing of it is applied or counted then.
+    pub fn apply(&mut self, entry: &Entry, writer: &Writer) -> Result<(), store::Error> {
+        match entry {
+            Entry::Lost { records } => {
+                self.ledger.source(&Arc::from(JOURNAL_SOURCE)).reject(Rejection::JournalDamage, *records);
+                self.position.0 += records;
+            }
+            Entry::Frame(frame) => {
+                match self.message(frame, writer)? {
+                    Ok(()) => self.ledger.source(&frame.source).messages_decoded += 1,
+                    Err(reason) => self.reject(frame, reason),
+                }
+                self.position.0 += 1;
+            }
+        }
+        self.changes = true;
+        Ok(())
+    }
+
+    fn message(&mut self, frame: &Frame, writer: &Writer) -> Result<Result<(), Rejection>, store::Error> {
+        self.judged.clear();
+        let decoded = match frame.kind {
+            FrameKind::NativeJson => self.native(frame),
+            FrameKind::ModbusPoll => self.modbus(frame),
+            FrameKind::Oversize => Err(Rejection::Oversize),
+        };
+        let (device, time) = match decoded {
+            Ok(decoded) => decoded,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        self.roll_up(frame, device, time, writer)?;
+        Ok(Ok(()))
+    }
+
+    fn native(&mut self, frame: &Frame) -> Result<(DeviceId, Timestamp), Rejection> {
+        let message = native::decode(&frame.payload)?;
+        let device = self.device_of(&frame.topic)?;
+        for (position, (name, value)) in message.readings.iter().enumerate() {
+            let judged = match value {
+                Some(value) => self.judge(device, position, name, *value),
+                None => Err(Invalid::NotANumber),
+            };
+            self.judged.push(judged);
+        }
+        Ok((device, message.time.unwrap_or(frame.arrival)))
+    }
+
+    fn modbus(&mut self, frame: &Frame) -> Result<(DeviceId, Timestamp), Rejection> {
+        let (site, device) = frame.topic.split_once('/').ok_or(Rejection::MalformedPoll)?;
+        let inventory = self.inventory.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let device = inventory.find_device(site, device).ok_or(Rejection::UnknownDevice)?;
+        let plan = &self.plans[device.index()];
+        if !plan.registered {
+            return Err(Rejection::UnknownDevice);
+        }
+        for (slot, value) in modbus::decode(&plan.profile, &frame.payload)? {
+            let metric = plan.metrics[slot];
+            self.judged.push(value.and_then(|value| in_range(&plan.profile, slot, value)).map(|value| Candidate {
+                slot,
+                metric,
+                value,
+            }));
+        }
+        Ok((device, frame.arrival))
+    }
+
+    /// Finds the slot of a metric that came at `position` in its message, and checks the value.
+    fn judge(&mut self, device: DeviceId, position: usize, name: &str, value: f64) -> Judged {
+        let plan = &self.plans[device.index()];
+        // Devices send their metrics in one order, mostly the profile's.
+        let expected = plan.profile.metrics.get(position).is_some_and(|metric| metric.name == name);
+        let slot = if expected { Some(position) } else { plan.profile.slot(name) };
+        if let Some(slot) = slot {
+            let value = in_range(&plan.profile, slot, value)?;
+            return Ok(Candidate { slot, metric: plan.metrics[slot], value });
+        }
+        if !value.is_finite() {
+            return Err(Invalid::NotANumber);
+        }
+        Ok(Candidate { slot: usize::MAX, metric: self.unlisted_metric(device, name)?, value })
+    }
+
+    /// Id of a metric that the device's profile does not list, taken in where policy and bounds allow.
+    fn unlisted_metric(&mut self, device: DeviceId, name: &str) -> Result<MetricId, Invalid> {
+        let plan = &mut self.plans[device.index()];
+        if let Some((_, metric)) = plan.extra.iter().find(|(known, _)| **known == *name) {
+            return Ok(*metric);
+        }
+        let fits = !name.is_empty() && name.len() <= METRIC_NAME_BYTES_MAX && !name.chars().any(char::is_control);
+        if plan.profile.unknown_metrics == UnknownMetrics::Refuse || !fits {
+            return Err(Invalid::UnknownMetric);
+        }
+        let Unregistered::Accept { metrics_max, .. } = self.options.unregistered else {
+            return Err(Invalid::UnknownMetric);
+        };
+        if plan.extra.len() >= metrics_max {
+            return Err(Invalid::MetricLimit);
+        }
+        let mut shared = self.inventory.write().unwrap_or_else(PoisonError::into_inner);
+        let metric = shared.metrics.find(name).unwrap_or_else(|| {
+            let metric = Arc::make_mut(&mut shared).metrics.intern(name);
+            self.new_metrics.push((metric, Arc::from(name)));
+            metric
+        });
+        plan.extra.push((name.into(), metric));
+        Ok(metric)
+    }
+
+    fn device_of(&mut self, topic: &str) -> Result<DeviceId, Rejection> {
+        if let Some(&device) = self.topics.get(topic) {
+            return Ok(device);
+        }
+        let levels = Topic::parse(topic).ok_or(Rejection::UnknownTopic)?;
+        let snapshot = self.inventory.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let known = snapshot.find_device(levels.site, levels.device);
+        drop(snapshot); // or else adding to it would copy it
+        let device = known.map_or_else(|| self.take_in(levels), Ok)?;
+        // One topic per device is the rule; a device that is heard on ever new ones does not fill the memory.
+        if self.topics.len() < 2 * self.plans.len() {
+            self.topics.insert(topic.into(), device);
+        }
+        Ok(device)
+    }
+
+    /// Takes in a device that is not listed.
+    fn take_in(&mut self, levels: Topic<'_>) -> Result<DeviceId, Rejection> {
+        let devices_max = match self.options.unregistered {
+            Unregistered::Refuse => return Err(Rejection::Unregistered),
+            Unregistered::Accept { devices_max, .. } => devices_max,
+        };
+        if self.unregistered >= devices_max {
+            return Err(Rejection::UnregisteredLimit);
+        }
+        let mut shared = self.inventory.write().unwrap_or_else(PoisonError::into_inner);
+        let inventory = Arc::make_mut(&mut shared);
+        let told = StoredDevice {
+            id: DeviceId(0),
+            site: Arc::from(levels.site),
+            name: Arc::from(levels.device),
+            kind: Arc::from(levels.kind),
+            area: Arc::from(levels.area),
+            operator: Arc::from(""),
+        };
+        let device = unlisted(inventory, &told, Arc::new(Profile::open()));
+        let device = inventory.add_device(device);
+        self.plans.push(plan(inventory, device));
+        self.new_devices.extend(inventory.device(device).map(|device| stored(inventory, device)));
+        self.unregistered += 1;
+        Ok(device)
+    }
+
+    /// Counts the judged readings of a message and merges the good ones into their row.
+    fn roll_up(
+        &mut self,
+        frame: &Frame,
+        device: DeviceId,
+        time: Timestamp,
+        writer: &Writer,
+    ) -> Result<(), store::Error> {
+        let limit = |span: std::time::Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+        let future = time > frame.arrival.plus_millis(limit(self.options.future_limit));
+        let expired = time < frame.arrival.plus_millis(-limit(self.options.retention));
+        let any = !future && !expired && self.judged.iter().any(Result::is_ok);
+        let start = Window::Minute1.bounds(if any { time } else { frame.arrival }, &jiff::tz::TimeZone::UTC).0;
+        let late = self.final_until.is_some_and(|until| start.plus_millis(BASE_WINDOW_MS) <= until);
+        let mut open = if any { Some(self.open(start, device, writer)?) } else { None };
+
+        let counts = self.ledger.source(&frame.source);
+        let mut applied = 0u64;
+        for judged in &self.judged {
+            counts.readings_decoded += 1;
+            let candidate = match judged {
+                Ok(_) if future => {
+                    counts.invalidate(Invalid::Future);
+                    continue;
+                }
+                Ok(_) if expired => {
+                    counts.expired += 1;
+                    continue;
+                }
+                Ok(candidate) => candidate,
+                Err(reason) => {
+                    counts.invalidate(*reason);
+                    continue;
+                }
+            };
+            let Some(open) = &mut open else { continue };
+            match open.window.apply(candidate.slot, candidate.metric, time, candidate.value) {
+                Outcome::Applied => applied += 1,
+                Outcome::Duplicate => counts.duplicate += 1,
+                Outcome::Conflicting => counts.conflicting += 1,
+            }
+        }
+        counts.applied += applied;
+        if let Some(mut open) = open {
+            if applied > 0 {
+                open.changed = true;
+                open.window.late += u32::from(late);
+                open.window.interval_ms = self.plans[device.index()].interval_ms;
+            }
+            self.open_bytes += open.window.memory_bytes();
+            self.windows.insert((start, device), open);
+        }
+        Ok(())
+    }
+
+    /// The open window of a device, taken out of the map: from memory, from the store, or new.
+    fn open(&mut self, start: WindowStart, device: DeviceId, writer: &Writer) -> Result<Open, store::Error> {
+        if let Some(open) = self.windows.remove(&(start, device)) {
+            self.open_bytes = self.open_bytes.saturating_sub(open.window.memory_bytes());
+            return Ok(open);
+        }
+        let plan = &self.plans[device.index()];
+        let stored = match self.newest_row {
+            Some(newest) if start <= newest => writer.load(start, device)?,
+            _ => None,
+        };
+        let fresh = || DeviceWindow::new(start, plan.interval_ms, plan.metrics.clone());
+        let window = match stored.map(|blob| DeviceWindow::unpack(start, plan.metrics.clone(), &blob)) {
+            None => fresh(),
+            Some(Ok(window)) => window,
+            Some(Err(error)) => {
+                self.damaged_rows += 1;
+                error!(device = device.0, %start, %error, "a row of the store is damaged; it is begun anew");
+                fresh()
+            }
+        };
+        Ok(Open { window, changed: false })
+    }
+
+    fn reject(&mut self, frame: &Frame, reason: Rejection) {
+        self.ledger.source(&frame.source).reject(reason, 1);
+        if self.dead_letters.len() < DEAD_LETTERS_PER_FLUSH_MAX {
+            self.dead_letters.push(DeadLetter {
+                at: frame.arrival,
+                source: frame.source.clone(),
+                topic: frame.topic.clone(),
+                reason: reason.label(),
+                payload: frame.payload.clone(),
+            });
+        }
+    }
+
+    /// The ledger as of [`Roller::position`].
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// The next entry's position.
+    #[must_use]
+    pub fn position(&self) -> JournalPosition {
+        self.position
+    }
+
+    /// Bytes that open windows take, near enough for a bound.
+    #[must_use]
+    pub fn open_bytes(&self) -> usize {
+        self.open_bytes
+    }
+
+    /// Number of open windows.
+    #[must_use]
+    pub fn open_windows(&self) -> usize {
+        self.windows.len()
+    }
+
+    /// Rows of the store that could not be read and were begun anew.
+    #[must_use]
+    pub fn damaged_rows(&self) -> u64 {
+        self.damaged_rows
+    }
+
+    /// Whether there is anything that the store does not have.
+    #[must_use]
+    pub fn has_changes(&self) -> bool {
+        self.changes
+    }
+
+    /// Whether a flush now would make windows final.
+    #[must_use]
+    pub fn finality_due(&self, now: Timestamp, grace: std::time::Duration) -> bool {
+        let grace_ms = i64::try_from(grace.as_millis()).unwrap_or(i64::MAX);
+        let until = Window::Minute1.bounds(now.plus_millis(-grace_ms), &jiff::tz::TimeZone::UTC).0;
+        self.final_until.is_none_or(|known| known < until)
+    }
+
+    /// What the store does not have yet, rows in the order of its key.
+    pub(super) fn flush_parts(&self) -> FlushParts<'_> {
+        let changed = self.windows.iter().filter(|(_, open)| open.changed);
+        let mut rows: Vec<_> = changed
+            .map(|(&(_, device), open)| FlushedRow {
+                device,
+                window: &open.window,
+                has_counters: self.plans[device.index()].has_counters,
+            })
+            .collect();
+        rows.sort_unstable_by_key(|row| (row.window.start, row.device));
+        FlushParts {
+            rows,
+            devices: &self.new_devices,
+            metrics: &self.new_metrics,
+            ledger: &self.ledger,
+            position: self.position,
+            dead_letters: &self.dead_letters,
+        }
+    }
+
+    /// Notes that the store has everything, and lets go of windows that are final, or of all where they take too much.
+    /// Returns the position that the store has passed.
+    pub(super) fn flushed(&mut self, now: Timestamp, final_until: Option<Timestamp>) -> JournalPosition {
+        self.final_until = final_until;
+        self.changes = false;
+        self.new_devices.clear();
+        self.new_metrics.clear();
+        self.dead_letters.clear();
+        let crowded = self.open_bytes >= self.options.open_windows_bytes_max / 2;
+        let mut newest = self.newest_row;
+        let mut bytes = 0;
+        self.windows.retain(|&(start, _), open| {
+            if open.changed {
+                newest = newest.max(Some(start));
+                open.changed = false;
+            }
+            let end = start.plus_millis(BASE_WINDOW_MS);
+            let keep = !crowded && end > final_until.unwrap_or(now);
+            bytes += if keep { open.window.memory_bytes() } else { 0 };
+            keep
+        });
+        (self.newest_row, self.open_bytes) = (newest, bytes);
+        self.position
+    }
+}
+
+fn in_range(profile: &Profile, slot: usize, value: f64) -> Result<f64, Invalid> {
+    let (low, high) = profile.metrics[slot].valid;
+    if !value.is_finite() {
+        Err(Invalid::NotANumber)
+    } else if value < low || value > high {
+        Err(Invalid::OutOfRange)
+    } else {
+        Ok(value)
+    }
+}
+
+fn plan(inventory: &Inventory, device: DeviceId) -> Plan {
+    let device = inventory.device(device).expect("invariant: asked for a device of this inventory");
+    let profile = device.profile.clone();
+    let ids = profile.metrics.iter().map(|metric| {
+        inventory.metrics.find(&metric.name).expect("invariant: metrics of profiles are interned by adopt")
+    });
+    Plan {
+        metrics: Arc::new(ids.collect()),
+        interval_ms: device.interval_ms,
+        registered: device.registered,
+        has_counters: profile.metrics.iter().any(|metric| metric.kind == MetricKind::Counter),
+        extra: Vec::new(),
+        profile,
+    }
+}

@@ -1,0 +1,314 @@
+//! The pipeline between a journal and a store: what is applied, what is counted, and what crashes leave.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::sync::{Arc, RwLock};
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use proptest::prelude::{Just, Strategy, any, prop};
+
+use super::{Options, Roller, Unregistered, adopt};
+use crate::inventory::{Connection, Device, Inventory, MetricDef, Profile, SharedInventory, Site, UnknownMetrics};
+use crate::journal::Entry;
+use crate::ledger::{Invalid, Ledger, Rejection};
+use crate::model::{DeviceId, Frame, FrameKind, MetricKind, Timestamp, Window};
+use crate::store::{Devices, Flush, Reader, SeriesQuery, SeriesRow, StorePath, Writer, WriterOptions};
+
+const T0: i64 = 1_764_000_000_000;
+
+fn options() -> Options {
+    Options {
+        flush_interval: Duration::from_secs(2),
+        future_limit: Duration::from_mins(5),
+        grace: Duration::from_secs(10),
+        retention: Duration::from_hours(24),
+        open_windows_bytes_max: 1 << 20,
+        unregistered: Unregistered::Accept { devices_max: 1, metrics_max: 2 },
+    }
+}
+
+/// One listed device `meter` at the site `B_1`.
+fn listed() -> Inventory {
+    let mut inventory = Inventory::default();
+    let site = inventory.add_site(Site {
+        id: Arc::from("B_1"),
+        name: "B 1".to_owned(),
+        kind: Arc::from("base_station"),
+        area: Arc::from("350102"),
+        operator: Arc::from("mobile"),
+        position: None,
+        attributes: BTreeMap::new(),
+        in_service_from: None,
+        in_service_to: None,
+    });
+    let power = MetricDef { valid: (0.0, 10_000.0), ..MetricDef::gauge("pwr_w") };
+    let energy = MetricDef { kind: MetricKind::Counter, ..MetricDef::gauge("energy_kwh") };
+    let profile = Profile {
+        id: "meter".to_owned(),
+        description: String::new(),
+        interval_ms: Some(10_000),
+        unknown_metrics: UnknownMetrics::Refuse,
+        metrics: vec![power, energy],
+    };
+    inventory.add_device(Device {
+        id: DeviceId(0),
+        site,
+        name: Arc::from("meter"),
+        profile: Arc::new(profile),
+        connection: Connection::Mqtt,
+        interval_ms: Some(10_000),
+        registered: true,
+    });
+    inventory
+}
+
+/// A store in a folder, and the roller that writes to it; dropping the roller is a crash.
+struct World {
+    folder: tempfile::TempDir,
+    writer: Writer,
+    roller: Roller,
+    inventory: SharedInventory,
+}
+
+impl World {
+    fn new() -> Self {
+        Self::open(tempfile::tempdir().expect("a folder"))
+    }
+
+    fn open(folder: tempfile::TempDir) -> Self {
+        let options_of_writer = WriterOptions {
+            grace_ms: 10_000,
+            retention_ms: 86_400_000,
+            feed_windows: Window::ALL.into(),
+            indicator_windows: [Window::Minute1].into(),
+            rollup_sinks: vec!["store".to_owned()],
+            zone: TimeZone::UTC,
+        };
+        let writer = Writer::open(&StorePath::in_folder(folder.path()), options_of_writer).expect("a store");
+        let inventory = adopt(&listed(), &writer.devices().expect("devices"), &writer.metrics().expect("metrics"));
+        let inventory: SharedInventory = Arc::new(RwLock::new(Arc::new(inventory)));
+        let (ledger, position) = (writer.ledger().expect("a ledger"), writer.position().expect("a position"));
+        let roller = Roller::new(options(), inventory.clone(), ledger, position, &writer).expect("a roller");
+        Self { folder, writer, roller, inventory }
+    }
+
+    fn crash(self) -> Self {
+        let Self { folder, writer, roller, .. } = self;
+        drop((writer, roller));
+        Self::open(folder)
+    }
+
+    fn apply(&mut self, entry: &Entry) {
+        self.roller.apply(entry, &self.writer).expect("the store answers");
+    }
+
+    fn flush(&mut self, now: Timestamp) {
+        let parts = self.roller.flush_parts();
+        let mut rows = parts.rows.into_iter();
+        let mut flush = Flush {
+            now,
+            rows: &mut rows,
+            devices: parts.devices,
+            metrics: parts.metrics,
+            ledger: parts.ledger,
+            position: parts.position,
+            dead_letters: parts.dead_letters,
+        };
+        self.writer.flush(&mut flush).expect("the store takes it");
+        self.roller.flushed(now, self.writer.final_until());
+    }
+
+    /// The ledger against a journal that ends where the roller is.
+    fn ledger(&self) -> Ledger {
+        Ledger { received: self.roller.position().0, ..self.roller.ledger().clone() }
+    }
+
+    fn rows(&self, window: Window) -> Vec<SeriesRow> {
+        let reader = Reader::open(&StorePath::in_folder(self.folder.path())).expect("a reader");
+        let inventory = self.inventory.read().expect("no panic").clone();
+        let query = SeriesQuery {
+            inventory: &inventory,
+            zone: &TimeZone::UTC,
+            window,
+            from: Timestamp::from_millis(T0 - 7 * 86_400_000),
+            to: Timestamp::from_millis(T0 + 7 * 86_400_000),
+            devices: Devices::All,
+            metric: None,
+            now: Timestamp::from_millis(T0 + 7 * 86_400_000),
+        };
+        let mut rows = Vec::new();
+        let mut each = |row| {
+            rows.push(row);
+            ControlFlow::Continue(())
+        };
+        reader.visit_series(&query, &mut each).expect("rows");
+        rows
+    }
+}
+
+fn frame(topic: &str, payload: &str, arrival_ms: i64) -> Entry {
+    Entry::Frame(Frame {
+        source: Arc::from("broker"),
+        kind: FrameKind::NativeJson,
+        topic: topic.into(),
+        payload: payload.as_bytes().into(),
+        arrival: Timestamp::from_millis(T0 + arrival_ms),
+    })
+}
+
+fn reading(at_ms: i64, power: f64, energy: f64) -> Entry {
+    let ts = T0 + at_ms;
+    let payload = format!(r#"{{"ts":{ts},"readings":{{"pwr_w":{power},"energy_kwh":{energy}}}}}"#);
+    frame("telemetry/base_station/350102/B_1/meter", &payload, at_ms.max(0))
+}
+
+#[test]
+fn every_message_and_reading_lands_under_its_own_count() {
+    let mut world = World::new();
+    let meter = "telemetry/base_station/350102/B_1/meter";
+    world.apply(&reading(0, 5.0, 1.0));
+    world.apply(&reading(0, 5.0, 1.0));
+    world.apply(&reading(0, 6.0, 1.0));
+    world.apply(&frame(meter, "{", 0));
+    world.apply(&frame("elsewhere", r#"{"readings":{"pwr_w":1}}"#, 0));
+    world.apply(&frame(meter, r#"{"readings":{"pwr_w":-1,"energy_kwh":"x","odd":1}}"#, 0));
+    world.apply(&frame(meter, &format!(r#"{{"ts":{},"readings":{{"pwr_w":1}}}}"#, T0 + 600_000), 0));
+    world.apply(&frame(meter, &format!(r#"{{"ts":{},"readings":{{"pwr_w":1}}}}"#, T0 - 90_000_000), 0));
+    world.apply(&frame("telemetry/k/a/new/d", r#"{"readings":{"a":1,"b":2,"c":3}}"#, 0));
+    world.apply(&frame("telemetry/k/a/new/e", r#"{"readings":{"a":1}}"#, 0));
+    world.apply(&Entry::Lost { records: 3 });
+    let ledger = world.ledger();
+    assert!(ledger.balanced(), "{ledger:?}");
+    let total = ledger.total();
+    let rejected = [
+        (Rejection::MalformedJson, 1),
+        (Rejection::UnknownTopic, 1),
+        (Rejection::UnregisteredLimit, 1),
+        (Rejection::JournalDamage, 3),
+    ];
+    assert_eq!(total.rejected, rejected.into());
+    let invalid = [
+        (Invalid::NotANumber, 1),
+        (Invalid::OutOfRange, 1),
+        (Invalid::UnknownMetric, 1),
+        (Invalid::Future, 1),
+        (Invalid::MetricLimit, 1),
+    ];
+    assert_eq!(total.invalid, invalid.into());
+    assert_eq!((total.messages_decoded, total.applied), (7, 4));
+    assert_eq!((total.duplicate, total.conflicting, total.expired), (3, 1, 1));
+}
+
+#[test]
+fn an_unlisted_device_keeps_its_number_and_its_rows_over_a_restart() {
+    let mut world = World::new();
+    world.apply(&frame("telemetry/k/a/new/d", r#"{"readings":{"a":1}}"#, 0));
+    world.flush(Timestamp::from_millis(T0 + 1_000));
+    let mut world = world.crash();
+    world.apply(&frame("telemetry/k/a/new/d", r#"{"readings":{"a":3}}"#, 5));
+    world.flush(Timestamp::from_millis(T0 + 2_000));
+    let rows = world.rows(Window::Minute1);
+    assert_eq!(rows.len(), 1);
+    assert_eq!((rows[0].combined.aggregate.count, rows[0].combined.aggregate.mean()), (2, 2.0));
+    let inventory = world.inventory.read().expect("no panic").clone();
+    let device = inventory.device(rows[0].device).expect("known");
+    assert_eq!((device.name.as_ref(), device.registered), ("d", false));
+    assert_eq!(inventory.site_of(device).area.as_ref(), "a");
+}
+
+#[test]
+fn a_late_reading_amends_its_own_window_and_the_step_into_the_next_row() {
+    let mut world = World::new();
+    world.apply(&reading(0, 5.0, 1.0));
+    world.flush(Timestamp::from_millis(T0 + 2_000));
+    world.apply(&reading(7_200_000, 7.0, 9.0));
+    world.flush(Timestamp::from_millis(T0 + 7_202_000));
+    world.flush(Timestamp::from_millis(T0 + 7_290_000));
+    world.apply(&reading(10_000, 6.0, 2.0));
+    world.flush(Timestamp::from_millis(T0 + 7_291_000));
+    let rows = world.rows(Window::Minute1);
+    let facts: Vec<_> = rows
+        .iter()
+        .map(|row| (row.combined.aggregate.count, row.combined.late, row.revision, row.combined.increase))
+        .collect();
+    // The counter's step into the next row starts at the late value, so that row is amended as well.
+    let amended = [(2, 1, 2, None), (2, 1, 2, Some(1.0))];
+    let next = [(1, 0, 2, None), (1, 0, 2, Some(7.0))];
+    assert_eq!(facts, [amended, next].concat());
+}
+
+fn deliveries() -> impl Strategy<Value = (Vec<Entry>, Vec<Entry>)> {
+    let times = prop::collection::btree_map(-3_600_000i64..600_000, (0.0..9_999.0f64, 0.0..1e6f64), 1..40);
+    times
+        .prop_map(|times| times.into_iter().map(|(at, (power, energy))| reading(at, power, energy)).collect::<Vec<_>>())
+        .prop_flat_map(|entries| {
+            let copies = prop::collection::vec(1usize..3, entries.len());
+            (Just(entries), copies)
+        })
+        .prop_flat_map(|(entries, copies)| {
+            let all = entries.iter().zip(copies).flat_map(|(entry, n)| std::iter::repeat_n(entry.clone(), n));
+            let all = all.collect::<Vec<_>>();
+            (Just(entries), Just(all).prop_shuffle())
+        })
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::test_runner::Config { cases: 48, ..Default::default() })]
+
+    /// P2 and P4 over decode, roll-up and store: order, repetition, flushes and crashes anywhere.
+    #[test]
+    fn any_order_repetition_flush_and_crash_give_the_same_rows(
+        (in_order, deliveries) in deliveries(),
+        flushes in prop::collection::vec(any::<prop::sample::Index>(), 0..6),
+        crashes in prop::collection::vec(any::<prop::sample::Index>(), 0..4),
+    ) {
+        let end = Timestamp::from_millis(T0 + 3 * 3_600_000);
+        let mut oracle = World::new();
+        for entry in &in_order {
+            oracle.apply(entry);
+        }
+        oracle.flush(end);
+
+        let at = |indices: &[prop::sample::Index]| {
+            indices.iter().map(|index| index.index(deliveries.len())).collect::<Vec<_>>()
+        };
+        let (flushes, mut crashes) = (at(&flushes), at(&crashes));
+        let mut world = World::new();
+        let mut next = 0;
+        while next < deliveries.len() {
+            if let Some(crash) = crashes.iter().position(|&crash| crash == next) {
+                crashes.swap_remove(crash);
+                world = world.crash();
+                next = usize::try_from(world.roller.position().0).expect("small");
+                continue;
+            }
+            world.apply(&deliveries[next]);
+            if flushes.contains(&next) {
+                world.flush(Timestamp::from_millis(T0 + 1_800_000));
+            }
+            next += 1;
+        }
+        world.flush(end);
+
+        let ledger = world.ledger();
+        proptest::prop_assert!(ledger.balanced(), "{:?}", ledger);
+        proptest::prop_assert_eq!(ledger.received, deliveries.len() as u64);
+        proptest::prop_assert_eq!(ledger.total().applied, 2 * in_order.len() as u64);
+        for window in [Window::Minute1, Window::Hour1] {
+            let (rows, expected) = (world.rows(window), oracle.rows(window));
+            proptest::prop_assert_eq!(rows.len(), expected.len());
+            for (row, want) in rows.iter().zip(&expected) {
+                let (a, b) = (&row.combined, &want.combined);
+                proptest::prop_assert_eq!((row.metric, row.start), (want.metric, want.start));
+                proptest::prop_assert_eq!(
+                    (a.aggregate.count, a.aggregate.min, a.aggregate.max, a.aggregate.first, a.aggregate.last),
+                    (b.aggregate.count, b.aggregate.min, b.aggregate.max, b.aggregate.first, b.aggregate.last)
+                );
+                let (sum, wanted) = (a.aggregate.sum.value(), b.aggregate.sum.value());
+                proptest::prop_assert!((sum - wanted).abs() <= 1e-12 * wanted.abs());
+                proptest::prop_assert_eq!((a.heard, a.expected, a.increase), (b.heard, b.expected, b.increase));
+            }
+        }
+    }
+}
