@@ -4,7 +4,9 @@
 //! the acknowledgement that the journal releases. See ARCHITECTURE.md.
 
 pub mod api;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod decode;
 pub mod document;
 pub mod health;

@@ -1,3 +1,28 @@
 //! The `sitepulse` command.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+use sitepulse::cli::{Cli, Command, EXIT_CONFIG, check};
+use sitepulse::config;
+
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the command line is what prints")]
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Check(args) => {
+            let report = check::check(&args.config, &config::environment());
+            print!("{}", report.text);
+            ExitCode::from(report.exit_code)
+        }
+        Command::Run(args) => match config::load(&args.config) {
+            Ok(_) => {
+                eprintln!("the configuration is good, but this build holds no collector");
+                ExitCode::FAILURE
+            }
+            Err(problems) => {
+                eprint!("{}", check::render_problems(&problems));
+                ExitCode::from(EXIT_CONFIG)
+            }
+        },
+    }
+}

@@ -5,6 +5,7 @@
 //! values are valid is the caller's. Never prints a value that might be a secret.
 
 mod address;
+mod faults;
 mod suggest;
 mod unit;
 mod value;
@@ -16,6 +17,7 @@ use serde::de::DeserializeOwned;
 use serde_path_to_error::{Path, Segment};
 
 pub use address::{HostPort, address};
+pub use faults::Faults;
 pub use suggest::nearest;
 pub use unit::{duration, duration_text, size, size_text};
 pub use value::{Flag, Integer, List, Number, Text};

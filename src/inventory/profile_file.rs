@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::name::{check_lower_snake, check_name};
 use super::register_file::{RawRegister, register};
 use super::{Band, MetricDef, Profile, UnknownMetrics};
-use crate::document::{Document, Number, Table, Text, duration, nearest};
+use crate::document::{Document, Faults, Number, Table, Text, duration};
 use crate::model::MetricKind;
 use crate::problem::Problem;
 
@@ -134,51 +134,11 @@ pub fn parse_profile(file: &str, text: &str) -> Result<Profile, Vec<Problem>> {
         Table::of::<RawRegister>("metric[].register"),
     ];
     let raw: RawProfile = document.read(&tables, &mut problems);
-    let mut found = Faults { document: &document, problems: &mut problems };
+    let mut found = Faults::of(&document, &mut problems);
     let profile = build(raw, &mut found);
     match profile {
         Some(profile) if problems.is_empty() => Ok(profile),
         _ => Err(problems),
-    }
-}
-
-/// Collects what is wrong with the values of a profile.
-pub(super) struct Faults<'a> {
-    document: &'a Document,
-    problems: &'a mut Vec<Problem>,
-}
-
-impl Faults<'_> {
-    /// Adds a problem at `key`.
-    pub(super) fn add(&mut self, key: &str, message: impl Into<String>) {
-        self.problems.push(self.document.problem(key, message));
-    }
-
-    /// The value where there is one; a problem where the file has none.
-    pub(super) fn required<T>(&mut self, key: &str, value: Option<T>, what: &str) -> Option<T> {
-        if value.is_none() && !self.document.is_broken(key) {
-            self.add(key, format!("is missing; give {what}"));
-        }
-        value
-    }
-
-    /// The value where `outcome` has one; a problem otherwise.
-    pub(super) fn ok<T>(&mut self, key: &str, outcome: Result<T, String>) -> Option<T> {
-        outcome.map_err(|message| self.add(key, message)).ok()
-    }
-
-    /// The one of `choices` that `text` names.
-    pub(super) fn choice<T: Copy>(&mut self, key: &str, text: &str, choices: &[(&str, T)]) -> Option<T> {
-        if let Some((_, choice)) = choices.iter().find(|(name, _)| *name == text) {
-            return Some(*choice);
-        }
-        let names: Vec<_> = choices.iter().map(|(name, _)| *name).collect();
-        let message = match nearest(text, names.iter().copied()) {
-            Some(near) => format!("`{text}` is not known; did you mean `{near}`? Valid: {}", names.join(", ")),
-            None => format!("`{text}` is not known; give one of {}", names.join(", ")),
-        };
-        self.add(key, message);
-        None
     }
 }
 

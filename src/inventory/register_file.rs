@@ -5,9 +5,8 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error, SeqAccess, Visitor};
 
-use super::profile_file::Faults;
 use super::{ByteOrder, DataType, Register, RegisterTable};
-use crate::document::{Integer, Number, Text};
+use crate::document::{Faults, Integer, Number, Text};
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
