@@ -18,6 +18,8 @@ use std::sync::Arc;
 use jiff::tz::TimeZone;
 use tracing::level_filters::LevelFilter;
 
+pub use raw::tables;
+
 use crate::document::Document;
 use crate::inventory::{Inventory, Profile};
 use crate::problem::Problem;

@@ -128,7 +128,7 @@ pub(super) struct Log {
 }
 
 /// The tables of the file and their keys.
-pub(super) fn tables() -> Vec<Table> {
+pub fn tables() -> Vec<Table> {
     vec![
         Table::of::<Raw>(""),
         Table::of::<Inventory>("inventory"),

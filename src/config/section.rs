@@ -130,7 +130,9 @@ impl<'a> Section<'a> {
             }
             (None, Some(Text(file))) => {
                 let path = self.path(&file);
-                let refusal = |error| format!("cannot read {}: {error}", path.display());
+                // The name is not repeated: it may be the secret itself.
+                let folder = self.around.folder.display();
+                let refusal = |error| format!("cannot read that file, relative to `{folder}`: {error}");
                 (self.ok(&file_key, std::fs::read_to_string(&path).map_err(refusal))?, file_key)
             }
         };

@@ -90,6 +90,7 @@ fn a_secret_in_the_wrong_place_is_not_repeated() {
         "password = 'hunter2'",
         "password_env = 'hunter2'",
         "password_env = ['hunter2']",
+        "password_file = 'hunter2'",
         "url = 'mqtt://u:hunter2@x'",
         "login = { password = 'hunter2' }",
         "password = hunter2",
@@ -100,6 +101,8 @@ fn a_secret_in_the_wrong_place_is_not_repeated() {
         let shown = Folder::with(&text).problems(&[]).join("\n");
         assert!(!shown.contains("hunter2"), "{line}: {shown}");
     }
+    let shown = Folder::with("[api]\ntoken_env = 424242\n").problems(&[]).join("\n");
+    assert!(!shown.contains("424242"), "{shown}");
     let influx = "[[influx]]\nname = 'i'\nurl = 'http://u:hunter2@x'\norg = 'o'\nbucket = 'b'\n";
     let shown = Folder::with(influx).problems(&[]).join("\n");
     assert!(!shown.contains("hunter2"), "{shown}");

@@ -15,6 +15,12 @@ impl<'a> Faults<'a> {
         Self { document, problems }
     }
 
+    /// Whether the value at `key` was taken out because it is of the wrong type.
+    #[must_use]
+    pub fn is_broken(&self, key: &str) -> bool {
+        self.document.is_broken(key)
+    }
+
     /// Problems found so far.
     #[must_use]
     pub fn count(&self) -> usize {

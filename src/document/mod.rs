@@ -10,7 +10,7 @@ mod suggest;
 mod unit;
 mod value;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use config::{ConfigError, File, FileFormat, Value, ValueKind};
 use serde::de::DeserializeOwned;
@@ -75,10 +75,15 @@ impl Document {
         environment: impl Iterator<Item = (&'a str, &'a str)>,
     ) -> Result<Self, Problem> {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let overrides = environment
-            .filter(|(name, _)| name.starts_with(OVERRIDE_PREFIX))
-            .map(|(name, value)| (indexed(name), value.to_owned()))
-            .collect();
+        let mut overrides = HashMap::new();
+        for (name, value) in environment.filter(|(name, _)| name.starts_with(OVERRIDE_PREFIX)) {
+            let is_key = |part: &str| !part.is_empty() && part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+            if !name.split("__").all(is_key) {
+                let message = format!("names no key; write it like {OVERRIDE_PREFIX}API__LISTEN");
+                return Err(Problem::new(format!("environment variable {}", name.escape_debug()), "", message));
+            }
+            overrides.insert(indexed(name), value.to_owned());
+        }
         let built = config::Config::builder()
             .add_source(File::from_str(text, FileFormat::Toml))
             .add_source(
@@ -95,11 +100,24 @@ impl Document {
     /// Reads the document; every value of a wrong type and every unknown key is added to `problems`.
     pub fn read<T: DeserializeOwned + Default>(&mut self, tables: &[Table], problems: &mut Vec<Problem>) -> T {
         let mut found = Vec::new();
+        self.note_gaps(&mut found);
         let read = self.read_on(tables, &mut found);
         // The config crate keeps tables in no order; a person wants the same one every time.
         found.sort();
         problems.append(&mut found);
         read
+    }
+
+    /// Overrides may number the tables of an array with a gap, which leaves an empty place.
+    fn note_gaps(&self, problems: &mut Vec<Problem>) {
+        let ValueKind::Table(table) = &self.root.kind else { return };
+        for (name, value) in table {
+            let ValueKind::Array(items) = &value.kind else { continue };
+            for index in (0..items.len()).filter(|&index| matches!(items[index].kind, ValueKind::Nil)) {
+                let message = "is missing, but a later one is set; tables are numbered from 0 without a gap";
+                problems.push(self.problem(&format!("{name}[{index}]"), message));
+            }
+        }
     }
 
     fn read_on<T: DeserializeOwned + Default>(&mut self, tables: &[Table], problems: &mut Vec<Problem>) -> T {
@@ -140,14 +158,36 @@ impl Document {
     /// A problem at `key`, attributed to the environment variable where one has set it.
     #[must_use]
     pub fn problem(&self, key: &str, message: impl Into<String>) -> Problem {
-        let from_environment = find(&self.root, key).is_some_and(|value| value.origin() == Some(ENVIRONMENT));
-        let file = if from_environment {
-            format!("environment variable {OVERRIDE_PREFIX}{}", variable_of(key))
-        } else {
-            self.file.clone()
-        };
+        let variable = self.variable_behind(key);
+        let file = variable.map_or_else(|| self.file.clone(), |variable| format!("environment variable {variable}"));
         Problem::new(file, key, message)
     }
+
+    /// The environment variable that has set the value at `key`, or the table that it is missing from.
+    fn variable_behind(&self, key: &str) -> Option<String> {
+        let mut at = key;
+        let value = loop {
+            match find(&self.root, at) {
+                Some(value) => break value,
+                None => at = at.rsplit_once('.')?.0,
+            }
+        };
+        let leaf = leaf_of_environment(value, at)?;
+        Some(format!("{OVERRIDE_PREFIX}{}", variable_of(&leaf)))
+    }
+}
+
+/// The first key in `value`, which is at `key`, where all that it holds comes from the environment.
+fn leaf_of_environment(value: &Value, key: &str) -> Option<String> {
+    let mut leaves: Vec<Option<String>> = match &value.kind {
+        ValueKind::Table(table) => {
+            table.iter().map(|(name, value)| leaf_of_environment(value, &format!("{key}.{name}"))).collect()
+        }
+        _ => vec![(value.origin() == Some(ENVIRONMENT)).then(|| key.to_owned())],
+    };
+    leaves.sort();
+    // `None` sorts first: something in there is of the file.
+    leaves.into_iter().next().flatten()
 }
 
 /// `SITEPULSE__MQTT__0__URL` as `SITEPULSE__MQTT[0]__URL`, which is how the config crate writes an index.
@@ -200,8 +240,9 @@ fn type_fault(error: &ConfigError, key: &str) -> String {
     if message.contains("map, expected a sequence") {
         return format!("there may be several of these: write [[{key}]] with double brackets");
     }
-    if message.contains("unit value") {
-        return "this table is missing: tables of an array are numbered from 0 without a gap".to_owned();
+    // What stands where a variable's name belongs may be the secret itself.
+    if key.ends_with("_env") || key.ends_with("_file") {
+        return "give the name in quotes".to_owned();
     }
     message
 }
@@ -223,8 +264,8 @@ fn unknown_key(key: &str, tables: &[Table]) -> String {
         return match table.path {
             "" => format!("unknown key; `{name}` belongs at the top of the file, before every [section]"),
             path => match path.strip_suffix("[]") {
-                Some(path) => format!("unknown key; `{name}` belongs into [[{path}]]"),
-                None => format!("unknown key; `{name}` belongs into [{path}]"),
+                Some(path) => format!("unknown key; `{name}` belongs in [[{path}]]"),
+                None => format!("unknown key; `{name}` belongs in [{path}]"),
             },
         };
     }

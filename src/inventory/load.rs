@@ -304,7 +304,7 @@ impl<'a> Loader<'a> {
                 row.add("connection", format!("profile `{id}` has no registers, so it cannot be polled; give `mqtt`"));
             }
             Connection::ModbusTcp { endpoint, unit } => {
-                if interval_ms.is_none() {
+                if interval_ms.is_none() && row.given("interval").is_none() {
                     row.add("interval", "is empty, and the profile has none; give the polling interval, such as 10s");
                 }
                 let same = (endpoint.clone(), *unit, profile.id.clone());

@@ -155,10 +155,18 @@ fn build(raw: RawProfile, found: &mut Faults<'_>) -> Option<Profile> {
     });
     let mut metrics = Vec::new();
     let mut names = BTreeSet::new();
+    let (mut with, mut without) = (Vec::new(), Vec::new());
     let listed = found.required("metric", raw.metric, "at least one [[metric]]").unwrap_or_default();
     for (index, raw) in listed.into_iter().enumerate() {
         let key = format!("metric[{index}]");
-        let Some(metric) = raw.and_then(|raw| metric(raw, &key, found)) else { continue };
+        let Some(raw) = raw else { continue };
+        let place = if raw.register.is_some() || found.is_broken(&format!("{key}.register")) {
+            &mut with
+        } else {
+            &mut without
+        };
+        place.extend(raw.name.as_ref().map(|name| name.0.clone()));
+        let Some(metric) = metric(raw, &key, found) else { continue };
         if !names.insert(metric.name.clone()) {
             found.add(
                 &format!("{key}.name"),
@@ -167,10 +175,7 @@ fn build(raw: RawProfile, found: &mut Faults<'_>) -> Option<Profile> {
         }
         metrics.push(metric);
     }
-    let polled = metrics.iter().filter(|metric| metric.register.is_some()).count();
-    if polled > 0 && polled < metrics.len() {
-        let without: Vec<_> =
-            metrics.iter().filter(|metric| metric.register.is_none()).map(|metric| &*metric.name).collect();
+    if !with.is_empty() && !without.is_empty() {
         found.add("metric", format!("some metrics have a register and these have none: {}", without.join(", ")));
     }
     Some(Profile {

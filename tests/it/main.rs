@@ -1,0 +1,3 @@
+//! Tests of the whole library in one binary, which links fast.
+
+mod config_cases;
