@@ -1,7 +1,30 @@
 //! The Modbus TCP source: polls devices on a schedule, one connection per endpoint.
+//!
+//! Owns a task per `host:port`; the devices there share its connection, and what one of them does wrong costs the others
+//! little. A poll becomes one frame with the raw blocks that were answered (see [`crate::decode::modbus`]). Never decodes
+//! a value, never keeps a poll that the journal refuses.
 
+mod endpoint;
+mod link;
+mod plan;
+mod schedule;
+#[cfg(all(test, feature = "demo"))]
+mod tests;
+
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::{Id, JoinSet};
+use tracing::error;
+
+use crate::clock::Clock;
+use crate::health::{Health, Part, PartKind, State};
+use crate::inventory::{Connection, Device, Inventory};
+use crate::journal::{Inlet, RefusedCause};
+use crate::model::Frame;
+use endpoint::{Endpoint, Surroundings};
 
 /// How Modbus devices are polled.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -18,4 +41,59 @@ pub struct Options {
     pub gap_registers_max: u16,
     /// Shortest time between two requests on one connection.
     pub request_pause: Duration,
+}
+
+/// Where polls go.
+type Deliver = Arc<dyn Fn(Frame) -> Result<(), RefusedCause> + Send + Sync>;
+
+/// Polls every registered Modbus device of `inventory` until `stop` says true; each poll goes to the journal, or is
+/// counted as shed where the journal refuses it. Every endpoint reports as a part of its own.
+pub async fn run(
+    options: Options,
+    inventory: Arc<Inventory>,
+    inlet: Inlet,
+    clock: Clock,
+    health: Arc<Health>,
+    stop: watch::Receiver<bool>,
+) {
+    // A poll needs no acknowledgement: the device keeps nothing for us.
+    let deliver: Deliver =
+        Arc::new(move |frame| inlet.append(vec![frame], Box::new(|| ())).map_err(|refused| refused.cause));
+    poll_all(&Surroundings { options, inventory, deliver, clock }, &health, &stop).await;
+}
+
+async fn poll_all(around: &Surroundings, health: &Health, stop: &watch::Receiver<bool>) {
+    let mut tasks = JoinSet::new();
+    let mut parts: HashMap<Id, Arc<Part>> = HashMap::new();
+    for (address, devices) in endpoints(&around.inventory) {
+        let part = health.part(PartKind::Modbus, &address, around.clock.now());
+        let endpoint = Endpoint::new(around.clone(), address, &devices, part.clone());
+        let mut stop = stop.clone();
+        let task = tasks.spawn(async move {
+            tokio::select! {
+                () = endpoint.run() => {}
+                _ = stop.wait_for(|&stop| stop) => {}
+            }
+        });
+        parts.insert(task.id(), part);
+    }
+    while let Some(ended) = tasks.join_next_with_id().await {
+        if let Err(fault) = ended
+            && let Some(part) = parts.get(&fault.id())
+        {
+            error!(endpoint = part.name, %fault, "modbus endpoint task failed");
+            part.report(State::Down, "its task failed; restart the daemon", around.clock.now());
+        }
+    }
+}
+
+/// The devices to poll, by endpoint.
+fn endpoints(inventory: &Inventory) -> BTreeMap<Arc<str>, Vec<&Device>> {
+    let mut endpoints: BTreeMap<Arc<str>, Vec<&Device>> = BTreeMap::new();
+    for device in inventory.devices().iter().filter(|device| device.registered) {
+        if let Connection::ModbusTcp { endpoint, .. } = &device.connection {
+            endpoints.entry(endpoint.clone()).or_default().push(device);
+        }
+    }
+    endpoints
 }

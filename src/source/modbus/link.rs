@@ -1,0 +1,167 @@
+//! One connection to an endpoint: connects, asks, checks what comes back.
+//!
+//! A reply that comes after its deadline would be taken for the answer to the next request, so a link that timed out or
+//! saw a transport error must be dropped; only an exception leaves it good.
+
+use std::time::Duration;
+
+use tokio::net::{TcpStream, lookup_host};
+use tokio::time::{Instant, sleep_until, timeout};
+use tokio_modbus::client::{Client, Context, tcp};
+use tokio_modbus::slave::{Slave, SlaveContext};
+use tokio_modbus::{Error, ExceptionCode, ProtocolError, Request, Response};
+
+use super::plan::ReadRequest;
+use crate::decode::modbus::BlockData;
+use crate::inventory::RegisterTable;
+
+/// Why a request brought nothing.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The device refused; the link is good.
+    Exception(u8),
+    /// Nothing came in time; the link must be dropped.
+    Timeout,
+    /// The connection broke or carried nonsense, for the reason given; the link must be dropped.
+    Lost(String),
+    /// No connection could be made, for the reason given.
+    Unreachable(String),
+}
+
+/// Name of an exception code (Modbus Application Protocol 1.1b3, 7).
+pub(super) const fn exception_name(code: u8) -> &'static str {
+    match code {
+        1 => "illegal function",
+        2 => "illegal data address",
+        3 => "illegal data value",
+        4 => "server device failure",
+        5 => "acknowledge",
+        6 => "server device busy",
+        8 => "memory parity error",
+        10 => "gateway path unavailable",
+        11 => "gateway target device failed to respond",
+        _ => "not in the standard",
+    }
+}
+
+/// An open connection.
+pub(super) struct Link {
+    context: Context,
+    /// Whether a request was answered on it before.
+    pub(super) proven: bool,
+    /// The next request may be sent then.
+    ready: Instant,
+}
+
+impl Link {
+    /// Connects to `endpoint` (`host:port`, an IPv6 address in brackets) within `connect_timeout`, which the addresses of
+    /// a name share, so that one that leads nowhere does not keep the others from being tried.
+    pub(super) async fn open(endpoint: &str, connect_timeout: Duration) -> Result<Self, Failure> {
+        let unreachable = |reason: String| Failure::Unreachable(reason);
+        let late = |_| unreachable(format!("no connection within {connect_timeout:?}"));
+        let addresses: Vec<_> = timeout(connect_timeout, lookup_host(endpoint))
+            .await
+            .map_err(late)?
+            .map_err(|error| unreachable(error.to_string()))?
+            .collect();
+        let share = connect_timeout / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
+        let mut failure = unreachable("the name has no address".to_owned());
+        for address in addresses {
+            match timeout(share, TcpStream::connect(address)).await {
+                Ok(Ok(stream)) => {
+                    stream.set_nodelay(true).map_err(|error| unreachable(error.to_string()))?;
+                    return Ok(Self { context: tcp::attach(stream), proven: false, ready: Instant::now() });
+                }
+                Ok(Err(error)) => failure = unreachable(error.to_string()),
+                Err(_) => failure = unreachable(format!("no connection within {share:?}")),
+            }
+        }
+        Err(failure)
+    }
+
+    /// Asks `unit` and waits `request_timeout` for the answer; the next request waits `pause` after that.
+    pub(super) async fn read(
+        &mut self,
+        unit: u8,
+        request: &ReadRequest,
+        request_timeout: Duration,
+        pause: Duration,
+    ) -> Result<BlockData, Failure> {
+        sleep_until(self.ready).await;
+        self.context.set_slave(Slave(unit));
+        let (address, count) = (request.address, request.count);
+        let call = match request.table {
+            RegisterTable::Coil => Request::ReadCoils(address, count),
+            RegisterTable::DiscreteInput => Request::ReadDiscreteInputs(address, count),
+            RegisterTable::Holding => Request::ReadHoldingRegisters(address, count),
+            RegisterTable::Input => Request::ReadInputRegisters(address, count),
+        };
+        let answer = timeout(request_timeout, self.context.call(call)).await;
+        self.ready = Instant::now() + pause;
+        match answer {
+            Err(_) => Err(Failure::Timeout),
+            Ok(Err(error)) => Err(Failure::Lost(reason(error))),
+            Ok(Ok(Err(exception))) => {
+                self.proven = true;
+                Err(Failure::Exception(ExceptionCode::into(exception)))
+            }
+            Ok(Ok(Ok(response))) => {
+                let data = block(response, usize::from(count))?;
+                self.proven = true;
+                Ok(data)
+            }
+        }
+    }
+}
+
+/// The data of an answer to a request for `count`; the library checks that it is of the function asked for, but not how
+/// much it holds.
+fn block(response: Response, count: usize) -> Result<BlockData, Failure> {
+    match response {
+        Response::ReadHoldingRegisters(words) | Response::ReadInputRegisters(words) if words.len() == count => {
+            Ok(BlockData::Registers(words))
+        }
+        // Bits come in whole bytes.
+        Response::ReadCoils(mut bits) | Response::ReadDiscreteInputs(mut bits)
+            if bits.len() == count.next_multiple_of(8) =>
+        {
+            bits.truncate(count);
+            Ok(BlockData::Bits(bits))
+        }
+        _ => Err(Failure::Lost("the answer is not as long as was asked for".to_owned())),
+    }
+}
+
+fn reason(error: Error) -> String {
+    match error {
+        Error::Protocol(ProtocolError::HeaderMismatch { .. }) => "an answer to another request came".to_owned(),
+        Error::Protocol(ProtocolError::FunctionCodeMismatch { .. }) => "an answer of another function came".to_owned(),
+        // The library reports a closed connection as whatever error the thread saw last.
+        Error::Transport(error)
+            if matches!(error.raw_os_error(), Some(0)) || error.kind() == std::io::ErrorKind::WouldBlock =>
+        {
+            "the connection was closed".to_owned()
+        }
+        Error::Transport(error) => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_of_another_length_is_refused() {
+        assert_eq!(block(Response::ReadHoldingRegisters(vec![1, 2]), 2), Ok(BlockData::Registers(vec![1, 2])));
+        assert_eq!(block(Response::ReadCoils(vec![true; 16]), 9), Ok(BlockData::Bits(vec![true; 9])));
+        for (response, count) in [
+            (Response::ReadHoldingRegisters(vec![1]), 2),
+            (Response::ReadInputRegisters(vec![1, 2, 3]), 2),
+            (Response::ReadCoils(vec![true; 8]), 9),
+            (Response::ReadDiscreteInputs(vec![true; 16]), 8),
+            (Response::WriteSingleRegister(1, 1), 1),
+        ] {
+            assert!(matches!(block(response, count), Err(Failure::Lost(_))));
+        }
+    }
+}
