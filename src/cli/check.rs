@@ -12,6 +12,7 @@ use crate::indicator::Definition;
 use crate::inventory::Connection;
 use crate::pipeline::Unregistered;
 use crate::problem::Problem;
+use crate::source::modbus::requests_per_poll;
 
 /// What `check` prints, and its exit code.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -131,7 +132,8 @@ fn polled(config: &Config, out: &mut Summary) {
         let at = endpoints.entry(endpoint).or_default();
         at.units.insert(*unit);
         let polls = at.polls.entry((device.interval_ms.unwrap_or(0), &device.profile.id)).or_default();
-        *polls += 1;
+        polls.devices += 1;
+        polls.requests += requests_per_poll(&device.profile, config.modbus.gap_registers_max);
     }
     if endpoints.is_empty() {
         out.line("nothing: no device is connected over modbus-tcp");
@@ -141,12 +143,13 @@ fn polled(config: &Config, out: &mut Summary) {
         let polls: Vec<_> = at
             .polls
             .iter()
-            .map(|((interval_ms, profile), count)| {
+            .map(|((interval_ms, profile), Polls { devices, requests })| {
                 let interval = duration_text(Duration::from_millis(u64::from(*interval_ms)));
-                format!("{count} {profile} every {interval}")
+                let plural = if *requests == 1 { "" } else { "s" };
+                format!("{devices} {profile}, {requests} request{plural} every {interval}")
             })
             .collect();
-        out.line(&format!("modbus-tcp://{endpoint}: units {}: {}", units.join(" "), polls.join(", ")));
+        out.line(&format!("modbus-tcp://{endpoint}: units {}: {}", units.join(" "), polls.join("; ")));
     }
 }
 
@@ -154,8 +157,16 @@ fn polled(config: &Config, out: &mut Summary) {
 #[derive(Default)]
 struct Endpoint<'a> {
     units: BTreeSet<u8>,
-    /// Devices by interval and profile.
-    polls: BTreeMap<(u32, &'a str), usize>,
+    /// What is polled at each interval, in milliseconds, with each profile.
+    polls: BTreeMap<(u32, &'a str), Polls>,
+}
+
+/// Devices that are polled alike.
+#[derive(Default)]
+struct Polls {
+    devices: usize,
+    /// Requests that one round takes.
+    requests: usize,
 }
 
 fn computed(indicators: &[Definition], out: &mut Summary) {

@@ -21,7 +21,7 @@ use tracing::error;
 
 use crate::clock::Clock;
 use crate::health::{Health, Part, PartKind, State};
-use crate::inventory::{Connection, Device, Inventory};
+use crate::inventory::{Connection, Device, Inventory, Profile};
 use crate::journal::{Inlet, RefusedCause};
 use crate::model::Frame;
 use endpoint::{Endpoint, Surroundings};
@@ -41,6 +41,12 @@ pub struct Options {
     pub gap_registers_max: u16,
     /// Shortest time between two requests on one connection.
     pub request_pause: Duration,
+}
+
+/// Requests that one poll of a device with this profile takes, as long as the device refuses none of them.
+#[must_use]
+pub fn requests_per_poll(profile: &Profile, gap_registers_max: u16) -> usize {
+    plan::plan(profile, gap_registers_max).len()
 }
 
 /// Where polls go.
