@@ -14,10 +14,11 @@ use tokio_modbus::server::tcp::Server;
 use tokio_modbus::{ExceptionCode, Request, Response, SlaveRequest};
 
 use super::*;
-use crate::decode::modbus::decode;
+use crate::decode::modbus::{Block, BlockData, decode, encode_poll};
 use crate::health::PartSnapshot;
 use crate::inventory::{ByteOrder, DataType, MetricDef, Profile, Register, RegisterTable, Site, UnknownMetrics};
-use crate::model::{DeviceId, FrameKind};
+use crate::journal::{self, Entry, Folder, Journal};
+use crate::model::{DeviceId, FrameKind, JournalPosition};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -182,6 +183,17 @@ fn inventory(address: SocketAddr, devices: &[(u8, u32, &Arc<Profile>)]) -> Arc<I
     Arc::new(inventory)
 }
 
+fn options() -> Options {
+    Options {
+        name: Arc::from("modbus"),
+        connect_timeout: Duration::from_secs(2),
+        request_timeout: Duration::from_millis(150),
+        backoff_max: Duration::from_secs(2),
+        gap_registers_max: 100,
+        request_pause: Duration::ZERO,
+    }
+}
+
 /// The source at work.
 struct Source {
     frames: mpsc::UnboundedReceiver<Frame>,
@@ -200,14 +212,6 @@ impl Source {
         inventory: Arc<Inventory>,
         verdict: impl Fn(&Frame) -> Result<(), RefusedCause> + Send + Sync + 'static,
     ) -> Self {
-        let options = Options {
-            name: Arc::from("modbus"),
-            connect_timeout: Duration::from_secs(2),
-            request_timeout: Duration::from_millis(150),
-            backoff_max: Duration::from_secs(2),
-            gap_registers_max: 100,
-            request_pause: Duration::ZERO,
-        };
         let (sender, frames) = mpsc::unbounded_channel();
         let deliver: Deliver = Arc::new(move |frame| {
             verdict(&frame)?;
@@ -215,7 +219,7 @@ impl Source {
             Ok(())
         });
         let (health, (stop, stopping)) = (Arc::new(Health::default()), watch::channel(false));
-        let around = Surroundings { options, inventory: inventory.clone(), deliver, clock: Clock::system() };
+        let around = Surroundings { options: options(), inventory: inventory.clone(), deliver, clock: Clock::system() };
         let reports = health.clone();
         let task = tokio::spawn(async move { poll_all(&around, &reports, &stopping).await });
         Self { frames, inventory, health, stop, task }
@@ -328,12 +332,15 @@ async fn a_late_reply_does_not_shift_later_answers() {
     let (late, good) = (profile([holding(100)]), profile([holding(200)]));
     let mut source = Source::start(inventory(running.address, &[(1, 50, &late), (2, 50, &good)]));
     source.until(|part| part.counters["timeouts"] == 1).await;
+    while source.frames.try_recv().is_ok() {}
+    // The late reply is still to come, and when it comes nobody listens to it.
+    assert_eq!(source.next(2).await, [(0, 200.0)]);
     running.server.release.notify_one();
     for _ in 0..5 {
         assert_eq!(source.next(2).await, [(0, 200.0)]);
     }
     assert_eq!(source.next(1).await, [(0, 100.0)]);
-    source.until(|part| part.state == State::Up).await;
+    assert_eq!(source.until(|part| part.state == State::Up).await.counters["timeouts"], 1);
     assert_eq!(running.server.connections.load(Ordering::Relaxed), 2, "the late one was dropped");
     source.stop().await;
 }
@@ -397,6 +404,41 @@ async fn a_poll_that_the_journal_refuses_is_shed_and_counted() {
     assert_eq!(source.next(1).await, [(0, 5.0)]);
     assert_eq!(source.until(|part| part.state == State::Up).await.counters["polls_shed"], 3);
     source.stop().await;
+}
+
+#[tokio::test]
+async fn polls_are_in_the_journal_as_they_came() {
+    let running = serve("127.0.0.1:0", &[(1, Manner::Good)]).await;
+    let folder = tempfile::tempdir().expect("folder");
+    let journal_options = journal::Options {
+        folder: folder.path().to_owned(),
+        bytes_max: 1 << 24,
+        segment_bytes: 1 << 20,
+        commit_interval: Duration::from_millis(1),
+    };
+    let health = Arc::new(Health::default());
+    let part = health.part(PartKind::Journal, "", Clock::system().now());
+    let storage = Arc::new(Folder::open(folder.path()).expect("folder"));
+    let journal = Journal::open(storage, journal_options, JournalPosition(0), part, Clock::system()).expect("opens");
+    let inventory = inventory(running.address, &[(1, 50, &profile([holding(10)]))]);
+    let (stop, stopping) = watch::channel(false);
+    let source = tokio::spawn(run(options(), inventory, journal.inlet(), Clock::system(), health, stopping));
+    let give_up = Instant::now() + DEADLINE;
+    while journal.end() < JournalPosition(2) {
+        assert!(Instant::now() < give_up);
+        sleep(Duration::from_millis(2)).await;
+    }
+    let mut entries = Vec::new();
+    journal.reader(JournalPosition(0)).read(1 << 20, &mut entries).expect("reads");
+    for entry in entries {
+        let Entry::Frame(frame) = entry else { panic!("{entry:?}") };
+        let data = BlockData::Registers(vec![10]);
+        let expected = encode_poll(&[Block { table: RegisterTable::Holding, address: 10, data }]);
+        assert_eq!((frame.kind, &*frame.topic, frame.payload), (FrameKind::ModbusPoll, "S/u1", expected));
+    }
+    stop.send(true).expect("source runs");
+    timeout(DEADLINE, source).await.expect("stops in time").expect("no panic");
+    tokio::task::spawn_blocking(|| journal.close()).await.expect("closes");
 }
 
 #[test]
