@@ -2,6 +2,8 @@
 //!
 //! Never reads the clock, never touches disk or network; hostile bytes give an error that is counted, never a panic.
 
+#[cfg(test)]
+mod firmware_notes;
 pub mod modbus;
 pub mod native;
 pub mod topic;
