@@ -78,6 +78,52 @@ fn the_command_exits_as_the_contract_says() {
 }
 
 #[test]
+fn the_shipped_configuration_is_good_and_uses_every_shipped_profile() {
+    let config = sitepulse::config::load_with(Path::new("config"), &Environment::new()).expect("no problem");
+    let devices = config.inventory.devices();
+    for id in config.profiles.keys() {
+        assert!(devices.iter().any(|device| &device.profile.id == id), "{id}");
+    }
+    let districts = config.inventory.areas().values().filter(|area| area.parent.is_some()).count();
+    assert_eq!((config.inventory.areas().len(), districts), (14, 13));
+    assert!(!config.indicators.is_empty());
+}
+
+/// The shipped file without its inventory, and with its commented defaults uncommented where `uncomment` says so.
+fn shipped(uncomment: impl Fn(&str) -> bool) -> String {
+    let text = std::fs::read_to_string("config/sitepulse.toml").expect("the shipped configuration");
+    let mut out = String::new();
+    for paragraph in text.split("\n\n").filter(|paragraph| !paragraph.contains("[inventory]")) {
+        // A table that is commented out is an example.
+        let is_example = paragraph.lines().any(|line| line.starts_with("# ["));
+        for line in paragraph.lines() {
+            let key = line.strip_prefix("# ").filter(|key| !is_example && uncomment(key));
+            let _ = writeln!(out, "{}", key.unwrap_or(line));
+        }
+    }
+    out
+}
+
+#[test]
+fn the_shipped_configuration_shows_the_real_defaults() {
+    const EXAMPLES: [&str; 3] = ["user = ", "password_", "token_"];
+    let is_default = |line: &str| {
+        let is_key =
+            line.split_once(" = ").is_some_and(|(key, _)| key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'));
+        is_key && !EXAMPLES.iter().any(|example| line.starts_with(example))
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let load = |text: &str| {
+        std::fs::write(folder.path().join("sitepulse.toml"), text).expect("a file");
+        let config = sitepulse::config::load_with(folder.path(), &Environment::new()).expect("no problem");
+        format!("{config:?}")
+    };
+    let with_defaults = shipped(is_default);
+    assert!(with_defaults.contains("\ngrace = ") && with_defaults.contains("\nbackoff_max = "), "{with_defaults}");
+    assert_eq!(load(&with_defaults), load(&shipped(|_| false)));
+}
+
+#[test]
 fn the_shipped_configuration_shows_every_key() {
     let shipped = std::fs::read_to_string("config/sitepulse.toml").expect("the shipped configuration");
     let documented = std::fs::read_to_string("docs/configuration.md").expect("the documentation");
