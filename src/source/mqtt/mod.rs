@@ -1,7 +1,40 @@
 //! The MQTT source: subscribes at QoS 1 and acknowledges what the journal has on disk (P1).
+//!
+//! MQTT 3.1.1 over TCP on a thread of its own, with a persistent session. Bytes become packets in `assembler`, the protocol
+//! is in `session`, messages go to the journal through `intake`; `driver` owns the socket and the thread. Never decodes a
+//! payload, never decides what is lost: what the journal does not take stays with the broker.
 
+mod assembler;
+mod backoff;
+mod dial;
+mod driver;
+mod intake;
+mod session;
+
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
+
+use crate::clock::Clock;
+use crate::health::Part;
+use crate::journal::Inlet;
+
+/// Starts the source on its own thread. It ends within about 4 s of `stop` being set.
+///
+/// # Errors
+/// Where the system gives no thread.
+pub fn start(
+    options: Options,
+    inlet: Inlet,
+    clock: Clock,
+    part: Arc<Part>,
+    stop: Arc<AtomicBool>,
+) -> io::Result<JoinHandle<()>> {
+    let name = format!("mqtt-{}", options.name);
+    thread::Builder::new().name(name).spawn(move || driver::Driver::new(options, inlet, clock, part, stop).run())
+}
 
 /// Who we are to a broker: a user name and its password.
 #[derive(Clone, PartialEq, Eq)]

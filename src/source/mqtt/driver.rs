@@ -1,0 +1,393 @@
+//! The thread of one MQTT source: dials, reads, writes, waits.
+//!
+//! Reads all there is and naps a millisecond when the socket is dry: behind a real broker, which writes packet by packet,
+//! the cost is in the wake-ups (docs/adr/0002-own-mqtt-connection-loop.md). What the protocol asks for is decided in
+//! `session`; here are the socket, the clock and the reports.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tracing::{debug, info, warn};
+
+use crate::clock::Clock;
+use crate::health::{Counter, Part, State};
+use crate::journal::{Inlet, RefusedCause};
+
+use super::Options;
+use super::assembler::{Assembler, Body, Message};
+use super::backoff::Backoff;
+use super::dial::{DialError, Dialler};
+use super::intake::{Intake, Settlement};
+use super::session::{Epoch, Event, Failure, Session};
+
+/// How long to sleep when the socket is dry.
+const NAP: Duration = Duration::from_millis(1);
+
+/// How long to sleep while there is nothing but an attempt or a time to wait for.
+const WAIT_NAP: Duration = Duration::from_millis(10);
+
+/// How often a batch is offered again that the full journal refused.
+const FULL_RETRY_INTERVAL: Duration = Duration::from_millis(100);
+
+/// What one read asks for, and how many reads may follow each other before acknowledgements and pings have their turn.
+const CHUNK_BYTES: usize = 64 * 1024;
+const READS_IN_A_ROW_MAX: usize = 16;
+
+/// Bytes for a broker that takes none, at which we stop giving it reason for more.
+const OUTPUT_BYTES_MAX: usize = 256 * 1024;
+
+/// How long a connection has to hold for the waits between attempts to start over.
+const STEADY_AFTER: Duration = Duration::from_secs(10);
+
+/// How long a stop waits for the journal, and then for the broker to take leave.
+const STOP_JOURNAL_TIMEOUT: Duration = Duration::from_secs(3);
+const STOP_BROKER_TIMEOUT: Duration = Duration::from_millis(500);
+
+/// The source's counters.
+struct Counters {
+    messages: Counter,
+    bytes: Counter,
+    acks: Counter,
+    oversize: Counter,
+    connects: Counter,
+    disconnects: Counter,
+    protocol_errors: Counter,
+    refused: Counter,
+}
+
+/// One connection.
+struct Link {
+    stream: TcpStream,
+    assembler: Assembler,
+    session: Session,
+    subscribed_at: Option<Instant>,
+}
+
+impl Link {
+    /// Writes what is due, all of it in one write where the socket takes it.
+    fn write(&mut self, now: Instant) -> Result<(), Failure> {
+        while !self.session.output().is_empty() {
+            match self.stream.write(self.session.output()) {
+                Ok(0) => return Err(Failure::ClosedByBroker),
+                Ok(count) => self.session.written(count, now),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(Failure::Io(error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Whether the socket had more than was read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Socket {
+    Dry,
+    More,
+}
+
+/// What keeps the thread running, and all it knows.
+pub(super) struct Driver {
+    options: Options,
+    clock: Clock,
+    part: Arc<Part>,
+    stop: Arc<AtomicBool>,
+    counters: Counters,
+    intake: Intake,
+    settlements: Receiver<Settlement>,
+    dialler: Dialler,
+    backoff: Backoff,
+    epoch: Epoch,
+    chunk: Vec<u8>,
+    /// What there is to say about the connection while the journal takes everything.
+    standing: (State, String),
+    /// Why the journal takes nothing, where that has been reported.
+    blocked: Option<RefusedCause>,
+    retry_at: Instant,
+}
+
+impl Driver {
+    pub(super) fn new(options: Options, inlet: Inlet, clock: Clock, part: Arc<Part>, stop: Arc<AtomicBool>) -> Self {
+        let counters = Counters {
+            messages: part.counter("messages"),
+            bytes: part.counter("bytes"),
+            acks: part.counter("acks"),
+            oversize: part.counter("oversize"),
+            connects: part.counter("connects"),
+            disconnects: part.counter("disconnects"),
+            protocol_errors: part.counter("protocol_errors"),
+            refused: part.counter("refused"),
+        };
+        let (sender, settlements) = mpsc::channel();
+        Self {
+            intake: Intake::new(options.name.clone(), inlet, sender),
+            dialler: Dialler::new(&options.host, options.port),
+            backoff: Backoff::new(options.backoff_max),
+            epoch: Epoch::default(),
+            chunk: vec![0; CHUNK_BYTES],
+            standing: (State::Starting, String::new()),
+            blocked: None,
+            retry_at: Instant::now(),
+            options,
+            clock,
+            part,
+            stop,
+            counters,
+            settlements,
+        }
+    }
+
+    /// Keeps connected until the stop flag is set.
+    pub(super) fn run(mut self) {
+        while !self.is_stopping() {
+            let Err(failure) = self.connect_and_converse() else { break };
+            if failure.is_protocol_error() {
+                self.counters.protocol_errors.add(1);
+            }
+            let wait = self.backoff.next_wait();
+            let place = self.place();
+            self.standing = (State::Down, format!("{place}: {failure}; next attempt in {} ms", wait.as_millis()));
+            self.report();
+            self.wait(wait);
+        }
+        self.part.report(State::Down, "stopped", self.clock.now());
+    }
+
+    /// One connection from dialling to its end; `Ok` when it ended because of the stop flag.
+    fn connect_and_converse(&mut self) -> Result<(), Failure> {
+        let deadline = Instant::now() + self.options.connect_timeout;
+        let Some(stream) = self.dial(deadline)? else { return Ok(()) };
+        // The acknowledgements of a turn are one small write; they must not wait for the broker's TCP to answer.
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        self.epoch = Epoch(self.epoch.0 + 1);
+        let session = Session::new(&self.options, self.epoch, deadline, Instant::now())?;
+        let assembler = Assembler::new(self.options.packet_bytes_max);
+        let mut link = Link { stream, assembler, session, subscribed_at: None };
+        let outcome = self.converse(&mut link);
+        if let Some(since) = link.subscribed_at {
+            self.counters.disconnects.add(1);
+            if since.elapsed() >= STEADY_AFTER {
+                self.backoff.reset();
+            }
+        }
+        outcome
+    }
+
+    fn dial(&mut self, deadline: Instant) -> Result<Option<TcpStream>, DialError> {
+        self.dialler.begin(deadline)?;
+        while !self.is_stopping() {
+            if let Some(outcome) = self.dialler.outcome() {
+                return outcome.map(Some);
+            }
+            if Instant::now() >= deadline + WAIT_NAP {
+                return Err(DialError::TimedOut);
+            }
+            self.retry_held();
+            thread::sleep(NAP);
+        }
+        Ok(None)
+    }
+
+    fn converse(&mut self, link: &mut Link) -> Result<(), Failure> {
+        while !self.is_stopping() {
+            let now = Instant::now();
+            self.settle(link, now)?;
+            let socket = self.take_in(link, now)?;
+            link.session.tick(now)?;
+            link.write(now)?;
+            if socket == Socket::Dry {
+                thread::sleep(NAP);
+            }
+        }
+        if let Err(failure) = self.take_leave(link) {
+            debug!(source = %self.options.name, %failure, "mqtt connection ended before it was closed");
+        }
+        Ok(())
+    }
+
+    /// Hears from the journal what is on disk.
+    fn settle(&mut self, link: &mut Link, now: Instant) -> Result<(), Failure> {
+        while let Ok(settlement) = self.settlements.try_recv() {
+            link.session.settle(settlement.epoch, settlement.batch, settlement.fate, now)?;
+        }
+        self.counters.acks.add(link.session.take_acks());
+        Ok(())
+    }
+
+    /// Reads unless the journal or the broker takes nothing: then TCP holds the broker back.
+    fn take_in(&mut self, link: &mut Link, now: Instant) -> Result<Socket, Failure> {
+        self.retry_held();
+        if self.intake.is_holding() || link.session.output().len() > OUTPUT_BYTES_MAX {
+            link.session.not_listening(now);
+            return Ok(Socket::Dry);
+        }
+        let read = self.read(link, now);
+        // Also after a failure: what came whole before it is good.
+        if !self.intake.is_holding() {
+            self.submit(&mut link.session);
+        }
+        read
+    }
+
+    fn read(&mut self, link: &mut Link, now: Instant) -> Result<Socket, Failure> {
+        // Packets may be left over from before the journal refused a batch.
+        self.take_packets(link, now)?;
+        for _ in 0..READS_IN_A_ROW_MAX {
+            if self.intake.is_holding() {
+                break;
+            }
+            let count = match link.stream.read(&mut self.chunk) {
+                Ok(0) => return Err(Failure::ClosedByBroker),
+                Ok(count) => count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Socket::Dry),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) => return Err(Failure::Io(error)),
+            };
+            self.counters.bytes.add(count as u64);
+            link.session.heard();
+            link.assembler.feed(&self.chunk[..count]);
+            self.take_packets(link, now)?;
+            if count < CHUNK_BYTES {
+                return Ok(Socket::Dry);
+            }
+        }
+        Ok(Socket::More)
+    }
+
+    fn take_packets(&mut self, link: &mut Link, now: Instant) -> Result<(), Failure> {
+        let arrival = self.clock.now();
+        while !self.intake.is_holding() {
+            let Some(packet) = link.assembler.next()? else { break };
+            match link.session.take(packet, now)? {
+                Event::None => {}
+                Event::Subscribed { shortfalls } => self.subscribed(link, &shortfalls, now),
+                Event::Message(message) => {
+                    self.count(&message);
+                    self.intake.gather(message, arrival);
+                    if self.intake.is_batch_full() {
+                        self.submit(&mut link.session);
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn count(&self, message: &Message) {
+        self.counters.messages.add(1);
+        if matches!(message.body, Body::Oversize(_)) {
+            self.counters.oversize.add(1);
+        }
+    }
+
+    fn subscribed(&mut self, link: &mut Link, shortfalls: &[String], now: Instant) {
+        link.subscribed_at = Some(now);
+        self.counters.connects.add(1);
+        let detail = format!("connected to {}, {} filters", self.place(), self.options.topics.len());
+        self.standing = if shortfalls.is_empty() {
+            (State::Up, detail)
+        } else {
+            (State::Degraded, format!("{detail}; {}; check the broker's access rules", shortfalls.join("; ")))
+        };
+        self.report();
+    }
+
+    fn submit(&mut self, session: &mut Session) {
+        let refusal = self.intake.submit(session);
+        if refusal.is_some() {
+            self.counters.refused.add(1);
+        }
+        self.note_refusal(refusal);
+    }
+
+    fn retry_held(&mut self) {
+        if self.intake.is_holding() && Instant::now() >= self.retry_at {
+            let refusal = self.intake.retry();
+            self.note_refusal(refusal);
+        }
+    }
+
+    fn note_refusal(&mut self, refusal: Option<RefusedCause>) {
+        let pause = if refusal == Some(RefusedCause::Busy) { NAP } else { FULL_RETRY_INTERVAL };
+        self.retry_at = Instant::now() + pause;
+        // A busy journal is back in a moment and worth no report.
+        let blocked = refusal.filter(|&cause| cause != RefusedCause::Busy);
+        if blocked != self.blocked {
+            self.blocked = blocked;
+            self.report();
+        }
+    }
+
+    /// Acknowledges what the journal still gets on disk in time, then closes. The rest the broker delivers again.
+    fn take_leave(&mut self, link: &mut Link) -> Result<(), Failure> {
+        let deadline = Instant::now() + STOP_JOURNAL_TIMEOUT;
+        while link.session.has_outstanding() && self.blocked.is_none() && Instant::now() < deadline {
+            self.retry_held();
+            self.settle(link, Instant::now())?;
+            link.write(Instant::now())?;
+            thread::sleep(NAP);
+        }
+        link.session.disconnect(Instant::now())?;
+        let deadline = Instant::now() + STOP_BROKER_TIMEOUT;
+        while !link.session.output().is_empty() && Instant::now() < deadline {
+            link.write(Instant::now())?;
+            thread::sleep(NAP);
+        }
+        // Closing with unread bytes would reset the connection, and could cost the broker our last acknowledgements.
+        link.stream.shutdown(Shutdown::Write)?;
+        while Instant::now() < deadline {
+            match link.stream.read(&mut self.chunk) {
+                Ok(0) => break,
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(NAP),
+                Err(error) => return Err(Failure::Io(error)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits before the next attempt, and until the journal has taken the held batch: a new connection would only bring
+    /// more that cannot be placed.
+    fn wait(&mut self, span: Duration) {
+        let until = Instant::now() + span;
+        while !self.is_stopping() && (Instant::now() < until || self.intake.is_holding()) {
+            self.retry_held();
+            thread::sleep(WAIT_NAP.min(span.max(NAP)));
+        }
+    }
+
+    fn report(&self) {
+        let (state, detail) = &self.standing;
+        let (state, detail) = match self.blocked {
+            Some(RefusedCause::Full) => {
+                let reason = "the journal is full, nothing more is read until the store has passed some of it";
+                (if *state == State::Up { State::Degraded } else { *state }, format!("{detail}; {reason}"))
+            }
+            Some(RefusedCause::Closed) => (State::Down, format!("{detail}; the journal is closed")),
+            Some(RefusedCause::Busy) | None => (*state, detail.clone()),
+        };
+        if self.part.report(state, detail.clone(), self.clock.now()) {
+            let source = &self.options.name;
+            match state {
+                State::Up | State::Starting => info!(%source, detail, "mqtt source is up"),
+                State::Degraded => warn!(%source, detail, "mqtt source is degraded"),
+                State::Down => warn!(%source, detail, "mqtt source is down"),
+            }
+        }
+    }
+
+    fn place(&self) -> String {
+        let Options { host, port, .. } = &self.options;
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,326 @@
+//! The protocol of one connection, from CONNECT to DISCONNECT.
+//!
+//! Owns what is still to be acknowledged and the bytes still to be written. Acknowledgements leave in the order in which
+//! the messages came (MQTT-4.6.0-2), whatever the order of the receipts. Pure: never touches a socket, and `now` is an
+//! argument.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use rumqttc::mqttbytes::v4::{
+    ConnAck, Connect, ConnectReturnCode, Disconnect, PingReq, PubAck, SubAck, Subscribe, SubscribeFilter,
+    SubscribeReasonCode,
+};
+use rumqttc::mqttbytes::{Error as CodecError, QoS};
+
+use super::Options;
+use super::assembler::{Incoming, Malformed, Message};
+use super::dial::DialError;
+
+/// The packet identifier of our only SUBSCRIBE.
+const SUBSCRIBE_ID: u16 = 1;
+
+/// Shortest keep-alive that is used, so that a tiny one floods nobody with pings.
+const KEEP_ALIVE_MIN: Duration = Duration::from_millis(50);
+
+/// Which connection: receipts of an earlier one acknowledge nothing on this one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Epoch(pub(super) u64);
+
+/// A batch's number within its connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BatchNumber(u64);
+
+/// Why a connection ended. Every text tells the operator what to do, where there is something to do.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    #[error("the broker refused the user name or password; check `user` and `password_env` or `password_file`")]
+    BadLogin,
+    #[error("the broker does not authorise this client; give it `user` and a password, or rights on the broker")]
+    NotAuthorised,
+    #[error("the broker rejected client id {0:?}; choose another `client_id`")]
+    ClientIdRejected(String),
+    #[error("the broker refused the connection: {0}")]
+    Refused(&'static str),
+    #[error(transparent)]
+    Malformed(#[from] Malformed),
+    #[error("the broker broke the protocol: {0}")]
+    OutOfTurn(&'static str),
+    #[error("the broker did not answer {0} in time")]
+    Silent(&'static str),
+    #[error("the broker takes nothing from us any more")]
+    WriteStalled,
+    #[error("the broker closed the connection")]
+    ClosedByBroker,
+    #[error("the journal gave up a batch; the broker has to deliver it again")]
+    JournalGaveUp,
+    #[error("a packet of ours cannot be written: {0}")]
+    Encode(#[source] CodecError),
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    #[error("the connection failed: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+impl Failure {
+    /// Whether the broker sent what it must not.
+    pub(super) fn is_protocol_error(&self) -> bool {
+        matches!(self, Self::Malformed(_) | Self::OutOfTurn(_))
+    }
+}
+
+/// What became of a batch in the journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fate {
+    /// All its frames are on disk.
+    Kept,
+    /// The journal dropped it; the broker still has it.
+    GivenUp,
+}
+
+/// What the driver has to do about a packet.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Event {
+    /// Nothing.
+    None,
+    /// Tell that the subscriptions stand; the filters that are not served at QoS 1, if any.
+    Subscribed { shortfalls: Vec<String> },
+    /// Journal the message.
+    Message(Message),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// CONNECT is sent.
+    Connecting,
+    /// SUBSCRIBE is sent.
+    Subscribing { since: Instant },
+    /// SUBACK is here.
+    Subscribed,
+}
+
+#[derive(Debug)]
+struct Outstanding {
+    packet_ids: Vec<u16>,
+    kept: bool,
+}
+
+/// The protocol state of one connection.
+#[derive(Debug)]
+pub(super) struct Session {
+    epoch: Epoch,
+    phase: Phase,
+    client_id: String,
+    filters: Vec<String>,
+    keep_alive: Duration,
+    answer_timeout: Duration,
+    /// When CONNACK is overdue.
+    deadline: Instant,
+    /// Bytes to be written, the oldest first.
+    out: BytesMut,
+    /// When bytes began to wait in `out`, or when some of them were last taken.
+    out_moved: Instant,
+    /// When we last queued a packet.
+    sent: Instant,
+    /// The ping that has had no sign of life since.
+    ping: Option<Instant>,
+    /// Since when we read: deadlines of the broker don't count while we don't listen.
+    listening_since: Instant,
+    /// Batches in the journal's hands, in receive order.
+    outstanding: VecDeque<Outstanding>,
+    /// Number of the batch at the front of `outstanding`.
+    front: u64,
+    acks: u64,
+}
+
+impl Session {
+    /// A session whose CONNECT is ready to be written; CONNACK has to come before `deadline`.
+    pub(super) fn new(options: &Options, epoch: Epoch, deadline: Instant, now: Instant) -> Result<Self, Failure> {
+        let mut session = Self {
+            epoch,
+            phase: Phase::Connecting,
+            client_id: options.client_id.clone(),
+            filters: options.topics.clone(),
+            keep_alive: options.keep_alive.max(KEEP_ALIVE_MIN),
+            answer_timeout: options.connect_timeout,
+            deadline,
+            out: BytesMut::new(),
+            out_moved: now,
+            sent: now,
+            ping: None,
+            listening_since: now,
+            outstanding: VecDeque::new(),
+            front: 0,
+            acks: 0,
+        };
+        let mut connect = Connect::new(options.client_id.as_str());
+        connect.clean_session = false;
+        let keep_alive_s = session.keep_alive.as_millis().div_ceil(1_000);
+        connect.keep_alive = u16::try_from(keep_alive_s).unwrap_or(u16::MAX);
+        if let Some(login) = &options.login {
+            connect.set_login(login.user.as_str(), login.password.as_str());
+        }
+        session.queue(now, |out| connect.write(out))?;
+        Ok(session)
+    }
+
+    /// This connection's number.
+    pub(super) fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
+    /// Takes the next packet.
+    pub(super) fn take(&mut self, packet: Incoming, now: Instant) -> Result<Event, Failure> {
+        match (packet, self.phase) {
+            (Incoming::ConnAck(connack), Phase::Connecting) => self.connected(&connack, now),
+            (_, Phase::Connecting) => Err(Failure::OutOfTurn("a packet before CONNACK")),
+            (Incoming::ConnAck(_), _) => Err(Failure::OutOfTurn("a second CONNACK")),
+            (Incoming::SubAck(suback), Phase::Subscribing { .. }) => self.subscribed(&suback),
+            (Incoming::SubAck(_), Phase::Subscribed) => Err(Failure::OutOfTurn("a second SUBACK")),
+            (Incoming::PingResp, _) => Ok(Event::None),
+            (Incoming::Message(message), _) => Ok(Event::Message(message)),
+        }
+    }
+
+    fn connected(&mut self, connack: &ConnAck, now: Instant) -> Result<Event, Failure> {
+        match connack.code {
+            ConnectReturnCode::Success => {}
+            ConnectReturnCode::BadUserNamePassword => return Err(Failure::BadLogin),
+            ConnectReturnCode::NotAuthorized => return Err(Failure::NotAuthorised),
+            ConnectReturnCode::BadClientId => return Err(Failure::ClientIdRejected(self.client_id.clone())),
+            ConnectReturnCode::ServiceUnavailable => return Err(Failure::Refused("it is not available")),
+            ConnectReturnCode::RefusedProtocolVersion => {
+                return Err(Failure::Refused("it does not speak MQTT 3.1.1"));
+            }
+        }
+        // After every CONNACK, not only where no session is present: the filters may have changed since.
+        let filters = self.filters.iter().map(|filter| SubscribeFilter::new(filter.clone(), QoS::AtLeastOnce));
+        let mut subscribe = Subscribe::new_many(filters);
+        subscribe.pkid = SUBSCRIBE_ID;
+        self.queue(now, |out| subscribe.write(out))?;
+        self.phase = Phase::Subscribing { since: now };
+        Ok(Event::None)
+    }
+
+    fn subscribed(&mut self, suback: &SubAck) -> Result<Event, Failure> {
+        if suback.pkid != SUBSCRIBE_ID || suback.return_codes.len() != self.filters.len() {
+            return Err(Failure::OutOfTurn("a SUBACK that does not fit our SUBSCRIBE"));
+        }
+        self.phase = Phase::Subscribed;
+        let answers = self.filters.iter().zip(&suback.return_codes);
+        let shortfalls = answers.filter_map(|(filter, code)| match code {
+            SubscribeReasonCode::Failure => Some(format!("the broker refused topic filter {filter:?}")),
+            SubscribeReasonCode::Success(QoS::AtMostOnce) => {
+                Some(format!("the broker serves topic filter {filter:?} at QoS 0 only"))
+            }
+            SubscribeReasonCode::Success(_) => None,
+        });
+        Ok(Event::Subscribed { shortfalls: shortfalls.collect() })
+    }
+
+    /// Notes that a batch goes to the journal; its messages are acknowledged when [`Self::settle`] hears it was kept.
+    pub(super) fn hand_over(&mut self, packet_ids: Vec<u16>) -> BatchNumber {
+        self.outstanding.push_back(Outstanding { packet_ids, kept: false });
+        BatchNumber(self.front + self.outstanding.len() as u64 - 1)
+    }
+
+    /// Takes the journal's word on a batch and queues the acknowledgements that are due.
+    pub(super) fn settle(&mut self, epoch: Epoch, batch: BatchNumber, fate: Fate, now: Instant) -> Result<(), Failure> {
+        if epoch != self.epoch {
+            return Ok(());
+        }
+        if fate == Fate::GivenUp {
+            return Err(Failure::JournalGaveUp);
+        }
+        let index = batch.0.checked_sub(self.front).and_then(|index| usize::try_from(index).ok());
+        if let Some(outstanding) = index.and_then(|index| self.outstanding.get_mut(index)) {
+            outstanding.kept = true;
+        }
+        while let Some(due) = self.outstanding.pop_front_if(|outstanding| outstanding.kept) {
+            self.front += 1;
+            for &packet_id in &due.packet_ids {
+                self.queue(now, |out| PubAck::new(packet_id).write(out))?;
+            }
+            self.acks += due.packet_ids.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Whether the journal still has batches of this connection in hand.
+    pub(super) fn has_outstanding(&self) -> bool {
+        !self.outstanding.is_empty()
+    }
+
+    /// Acknowledgements queued since the last call.
+    pub(super) fn take_acks(&mut self) -> u64 {
+        std::mem::take(&mut self.acks)
+    }
+
+    /// Notes that bytes came: the broker is alive, even where its PINGRESP waits behind messages.
+    pub(super) fn heard(&mut self) {
+        self.ping = None;
+    }
+
+    /// Notes that we don't read now, so that the broker cannot be late.
+    pub(super) fn not_listening(&mut self, now: Instant) {
+        self.listening_since = now;
+    }
+
+    /// Pings when we have been silent, and finds out what is overdue.
+    pub(super) fn tick(&mut self, now: Instant) -> Result<(), Failure> {
+        let overdue = |since: Instant, limit: Duration| now.duration_since(since.max(self.listening_since)) >= limit;
+        match self.phase {
+            Phase::Connecting if now >= self.deadline => return Err(Failure::Silent("CONNECT")),
+            Phase::Connecting => return Ok(()),
+            Phase::Subscribing { since } if overdue(since, self.answer_timeout) => {
+                return Err(Failure::Silent("SUBSCRIBE"));
+            }
+            Phase::Subscribing { .. } | Phase::Subscribed => {}
+        }
+        if self.ping.is_some_and(|since| overdue(since, self.keep_alive)) {
+            return Err(Failure::Silent("a ping"));
+        }
+        if !self.out.is_empty() && now.duration_since(self.out_moved) >= self.keep_alive {
+            return Err(Failure::WriteStalled);
+        }
+        if now.duration_since(self.sent) >= self.keep_alive * 3 / 4 {
+            self.queue(now, |out| PingReq.write(out))?;
+            self.ping.get_or_insert(now);
+        }
+        Ok(())
+    }
+
+    /// Takes leave; the broker keeps the session.
+    pub(super) fn disconnect(&mut self, now: Instant) -> Result<(), Failure> {
+        self.queue(now, |out| Disconnect.write(out))
+    }
+
+    /// The bytes to be written.
+    pub(super) fn output(&self) -> &[u8] {
+        &self.out
+    }
+
+    /// Notes that the first `count` bytes of the output were written.
+    pub(super) fn written(&mut self, count: usize, now: Instant) {
+        let _ = self.out.split_to(count);
+        self.out_moved = now;
+    }
+
+    fn queue(
+        &mut self,
+        now: Instant,
+        write: impl FnOnce(&mut BytesMut) -> Result<usize, CodecError>,
+    ) -> Result<(), Failure> {
+        if self.out.is_empty() {
+            self.out_moved = now;
+        }
+        write(&mut self.out).map_err(Failure::Encode)?;
+        self.sent = now;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;
