@@ -391,3 +391,7 @@ impl Driver {
         self.stop.load(Ordering::Relaxed)
     }
 }
+
+#[cfg(test)]
+#[path = "driver_tests.rs"]
+mod tests;

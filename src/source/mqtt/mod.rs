@@ -10,6 +10,8 @@ mod dial;
 mod driver;
 mod intake;
 mod session;
+#[cfg(test)]
+mod test_rig;
 
 use std::io;
 use std::sync::Arc;
