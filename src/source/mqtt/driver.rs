@@ -25,8 +25,9 @@ use super::dial::{DialError, Dialler};
 use super::intake::{Intake, Settlement};
 use super::session::{Epoch, Event, Failure, Session};
 
-/// How long to sleep when the socket is dry.
+/// How long to sleep when the socket is dry; more and more, up to the second, when nothing comes for long.
 const NAP: Duration = Duration::from_millis(1);
+const IDLE_NAP_MAX: Duration = Duration::from_millis(10);
 
 /// How long to sleep while there is nothing but an attempt or a time to wait for.
 const WAIT_NAP: Duration = Duration::from_millis(10);
@@ -66,9 +67,18 @@ struct Link {
     assembler: Assembler,
     session: Session,
     subscribed_at: Option<Instant>,
+    heard_at: Instant,
 }
 
 impl Link {
+    /// How long to sleep now that the socket is dry.
+    fn nap(&self, now: Instant) -> Duration {
+        if self.session.has_outstanding() {
+            return NAP;
+        }
+        (now.duration_since(self.heard_at) / 16).clamp(NAP, IDLE_NAP_MAX)
+    }
+
     /// Writes what is due, all of it in one write where the socket takes it.
     fn write(&mut self, now: Instant) -> Result<(), Failure> {
         while !self.session.output().is_empty() {
@@ -166,9 +176,10 @@ impl Driver {
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
         self.epoch = Epoch(self.epoch.0 + 1);
-        let session = Session::new(&self.options, self.epoch, deadline, Instant::now())?;
+        let now = Instant::now();
+        let session = Session::new(&self.options, self.epoch, deadline, now)?;
         let assembler = Assembler::new(self.options.packet_bytes_max);
-        let mut link = Link { stream, assembler, session, subscribed_at: None };
+        let mut link = Link { stream, assembler, session, subscribed_at: None, heard_at: now };
         let outcome = self.converse(&mut link);
         if let Some(since) = link.subscribed_at {
             self.counters.disconnects.add(1);
@@ -202,7 +213,7 @@ impl Driver {
             link.session.tick(now)?;
             link.write(now)?;
             if socket == Socket::Dry {
-                thread::sleep(NAP);
+                thread::sleep(link.nap(now));
             }
         }
         if let Err(failure) = self.take_leave(link) {
@@ -251,6 +262,7 @@ impl Driver {
             };
             self.counters.bytes.add(count as u64);
             link.session.heard();
+            link.heard_at = now;
             link.assembler.feed(&self.chunk[..count]);
             self.take_packets(link, now)?;
             if count < CHUNK_BYTES {
