@@ -1,0 +1,153 @@
+//! From a place in a feed to the lines of the next batch. Blocks: for threads that may.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::ControlFlow;
+
+use tokio::sync::watch;
+
+use super::line::{self, MetricRow};
+use super::{Context, Options};
+use crate::inventory::Inventory;
+use crate::model::{DeviceId, Timestamp, Window, WindowStart};
+use crate::sink::describe;
+use crate::store::{Devices, Error, Feed, Reader, SeriesQuery, SeriesRow};
+
+/// One window is read in one pass over all devices where at least this part of them has a row to send; else device by
+/// device through the index.
+const SCAN_PART: usize = 8;
+
+/// The next lines of a feed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Batch {
+    /// The lines.
+    pub lines: Vec<String>,
+    /// Place in the feed once they are written.
+    pub position: u64,
+    /// Rows that had nothing to send: their readings are older than the retention, or no number.
+    pub empty: u64,
+    /// Entries of the feed behind `position`.
+    pub behind: u64,
+}
+
+/// The next batch of a feed after `after`; `None` at its end, or when the daemon stops.
+///
+/// # Errors
+/// [`Error`] where the store refuses.
+pub(super) fn next(
+    reader: &Reader,
+    (feed, after): (Feed, u64),
+    options: &Options,
+    context: &Context,
+    stop: &watch::Receiver<bool>,
+) -> Result<Option<Batch>, Error> {
+    let batch = match feed {
+        Feed::Rollup => rollups(reader, after, options, context, stop)?,
+        Feed::Indicator => indicators(reader, after, options, context)?,
+    };
+    let Some(mut batch) = batch else { return Ok(None) };
+    batch.behind = reader.feed_end(feed)?.saturating_sub(batch.position);
+    Ok(Some(batch))
+}
+
+fn indicators(reader: &Reader, after: u64, options: &Options, context: &Context) -> Result<Option<Batch>, Error> {
+    let rows = reader.indicators_after(after, options.batch_lines_max)?;
+    let Some(last) = rows.last() else { return Ok(None) };
+    let mut batch = Batch { position: last.seq, ..Batch::default() };
+    for row in &rows {
+        match line::indicator(row, describe(&context.descriptions, &row.id)) {
+            Some(line) => batch.lines.push(line),
+            None => batch.empty += 1,
+        }
+    }
+    Ok(Some(batch))
+}
+
+fn rollups(
+    reader: &Reader,
+    after: u64,
+    options: &Options,
+    context: &Context,
+    stop: &watch::Receiver<bool>,
+) -> Result<Option<Batch>, Error> {
+    let changes = reader.changes(after, options.batch_lines_max)?;
+    let Some(last) = changes.last() else { return Ok(None) };
+    let mut batch = Batch { position: last.seq, ..Batch::default() };
+    let mut groups: BTreeMap<(Window, WindowStart), BTreeSet<DeviceId>> = BTreeMap::new();
+    let mut wanted = 0;
+    // The feed carries the windows of all sinks.
+    for change in changes.iter().filter(|change| options.windows.contains(&change.window)) {
+        wanted += u64::from(groups.entry((change.window, change.start)).or_default().insert(change.device));
+    }
+    let inventory = context.inventory();
+    let mut view = View { reader, inventory: &inventory, context, now: context.clock.now(), lines: &mut batch.lines };
+    for (window, devices) in groups {
+        let queries: Vec<Devices> = if devices.len() * SCAN_PART >= inventory.devices().len() {
+            vec![Devices::All]
+        } else {
+            devices.iter().copied().map(Devices::One).collect()
+        };
+        for query in queries {
+            if *stop.borrow() {
+                return Ok(None);
+            }
+            view.read(window, query, &devices)?;
+        }
+    }
+    batch.empty = wanted.saturating_sub(batch.lines.len() as u64);
+    Ok(Some(batch))
+}
+
+/// Roll-ups as they become lines.
+struct View<'a> {
+    reader: &'a Reader,
+    inventory: &'a Inventory,
+    context: &'a Context,
+    now: Timestamp,
+    lines: &'a mut Vec<String>,
+}
+
+impl View<'_> {
+    /// Adds the lines of those of `query`'s devices that are in `wanted`.
+    fn read(
+        &mut self,
+        (window, start): (Window, WindowStart),
+        query: Devices,
+        wanted: &BTreeSet<DeviceId>,
+    ) -> Result<(), Error> {
+        let query = SeriesQuery {
+            inventory: self.inventory,
+            zone: &self.context.zone,
+            window,
+            from: start,
+            to: start.plus_millis(1),
+            devices: query,
+            metric: None,
+            now: self.now,
+        };
+        // Rows come in order of device, so a device is complete when the next one begins.
+        let mut rows: Vec<SeriesRow> = Vec::new();
+        self.reader.visit_series(&query, &mut |row| {
+            if wanted.contains(&row.device) {
+                if rows.last().is_some_and(|last| last.device != row.device) {
+                    self.lines.extend(device_line(self.inventory, &rows));
+                    rows.clear();
+                }
+                rows.push(row);
+            }
+            ControlFlow::Continue(())
+        })?;
+        self.lines.extend(device_line(self.inventory, &rows));
+        Ok(())
+    }
+}
+
+/// The line of one device's window.
+fn device_line(inventory: &Inventory, rows: &[SeriesRow]) -> Option<String> {
+    let first = rows.first()?;
+    let device = inventory.device(first.device)?;
+    let metrics = rows.iter().filter_map(|row| {
+        let name = inventory.metrics.name(row.metric)?;
+        Some(MetricRow::new(device, name, &row.combined))
+    });
+    line::rollup((inventory.site_of(device), device), (first.window, first.start), metrics)
+}

@@ -1,0 +1,253 @@
+//! Rows as InfluxDB line protocol. Pure.
+//!
+//! One line per device and window: the measurement is the kind of the site, the tags say whose row it is, every
+//! aggregate of every metric is a field. Numbers are always floats, so that a field never changes its type. The same
+//! row always has the same tags and the same timestamp, so that an amended row overwrites the one before it.
+
+use std::fmt::Write as _;
+
+use crate::indicator::Description;
+use crate::inventory::{Device, MetricDef, Site};
+use crate::model::{MetricKind, Timestamp, Window, WindowStart};
+use crate::rollup::Combined;
+use crate::store::IndicatorRow;
+
+/// Measurement of indicators.
+const INDICATOR: &str = "indicator";
+/// Measurement of sites whose kind is empty.
+const KIND_UNKNOWN: &str = "site";
+
+/// What a metric of a device came to in a window.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct MetricRow<'a> {
+    /// Name of the metric.
+    pub name: &'a str,
+    /// How its values behave.
+    pub kind: MetricKind,
+    /// Its aggregates.
+    pub combined: &'a Combined,
+}
+
+impl<'a> MetricRow<'a> {
+    /// The row of the metric called `name`, which is a gauge where the device's profile does not list it.
+    pub(super) fn new(device: &Device, name: &'a str, combined: &'a Combined) -> Self {
+        let definition = device.profile.slot(name).map(|slot| &device.profile.metrics[slot]);
+        Self { name, kind: definition.map_or(MetricKind::Gauge, |MetricDef { kind, .. }| *kind), combined }
+    }
+}
+
+/// The line of a device's window; `None` where it would have no field.
+pub(super) fn rollup<'a>(
+    (site, device): (&Site, &Device),
+    (window, start): (Window, WindowStart),
+    metrics: impl IntoIterator<Item = MetricRow<'a>>,
+) -> Option<String> {
+    let mut line = Line::new(if site.kind.is_empty() { KIND_UNKNOWN } else { &site.kind });
+    line.tag("area", &site.area);
+    line.tag("device", &device.name);
+    line.tag("operator", &site.operator);
+    line.tag("site", &site.id);
+    line.tag("window", window.label());
+    for metric in metrics {
+        metric_fields(&mut line, &metric);
+    }
+    line.finish(start)
+}
+
+#[expect(clippy::cast_precision_loss, reason = "no window holds 2^53 readings")]
+fn metric_fields(line: &mut Line, metric: &MetricRow<'_>) {
+    let aggregate = &metric.combined.aggregate;
+    let mut field = |suffix: &str, value: f64| line.field(&[metric.name, suffix], value);
+    match metric.kind {
+        // With sum and count beside it, a mean over any group of rows can be had exactly.
+        MetricKind::Gauge => {
+            field("_mean", aggregate.mean());
+            field("_min", aggregate.min);
+            field("_max", aggregate.max);
+            field("_sum", aggregate.sum.value());
+            field("_last", aggregate.last.value);
+        }
+        MetricKind::Counter => {
+            field("_last", aggregate.last.value);
+            if let Some(increase) = metric.combined.increase {
+                field("_increase", increase);
+            }
+        }
+        MetricKind::Delta => {
+            field("_sum", aggregate.sum.value());
+            field("_mean", aggregate.mean());
+        }
+        MetricKind::State => {
+            field("_mean", aggregate.mean());
+            field("_min", aggregate.min);
+            field("_max", aggregate.max);
+            field("_last", aggregate.last.value);
+        }
+    }
+    field("_count", aggregate.count as f64);
+    if let Some(completeness) = metric.combined.completeness() {
+        field("_completeness", completeness);
+    }
+}
+
+/// The line of an indicator; values that are unknown are left out (P6).
+#[expect(clippy::cast_precision_loss, reason = "a row is not amended 2^53 times")]
+pub(super) fn indicator(row: &IndicatorRow, description: Option<&Description>) -> Option<String> {
+    let mut line = Line::new(INDICATOR);
+    line.tag("area", &row.area);
+    line.tag("id", &row.id);
+    line.tag("level", row.level.label());
+    line.tag("operator", &row.operator);
+    line.tag("site", &row.site);
+    line.tag("window", row.window.label());
+    let target = description.and_then(|description| description.target.as_ref());
+    let target = target.filter(|target| target.levels.contains(&row.level)).map(|target| target.value);
+    let fields = [
+        ("value", row.value),
+        ("numerator", row.numerator),
+        ("denominator", row.denominator),
+        ("completeness", row.completeness),
+        ("target", target),
+        ("revision", Some(row.revision as f64)),
+    ];
+    for (name, value) in fields {
+        if let Some(value) = value {
+            line.field(&[name], value);
+        }
+    }
+    line.finish(row.start)
+}
+
+/// A line while it is written: measurement, then tags, then fields.
+struct Line {
+    text: String,
+    fields: usize,
+}
+
+impl Line {
+    fn new(measurement: &str) -> Self {
+        let mut text = String::with_capacity(256);
+        // A line that starts with # is a comment, and no escape makes it another.
+        let (hash, rest) = measurement.strip_prefix('#').map_or(("", measurement), |rest| ("_", rest));
+        text.push_str(hash);
+        escape(&mut text, rest, ", ");
+        Self { text, fields: 0 }
+    }
+
+    fn tag(&mut self, key: &str, value: &str) {
+        if value.is_empty() {
+            return;
+        }
+        self.text.push(',');
+        escape(&mut self.text, key, ",= ");
+        self.text.push('=');
+        escape(&mut self.text, value, ",= ");
+    }
+
+    /// Adds a field unless its value is no number; `key` comes in parts.
+    fn field(&mut self, key: &[&str], value: f64) {
+        if !value.is_finite() {
+            return;
+        }
+        self.text.push(if self.fields == 0 { ' ' } else { ',' });
+        for part in key {
+            escape(&mut self.text, part, ",= ");
+        }
+        self.fields += 1;
+        self.text.push('=');
+        let magnitude = value.abs();
+        let written = if magnitude == 0.0 || (1e-5..1e16).contains(&magnitude) {
+            write!(self.text, "{value}")
+        } else {
+            write!(self.text, "{value:e}")
+        };
+        written.expect("invariant: writing to a string does not fail");
+    }
+
+    fn finish(mut self, at: Timestamp) -> Option<String> {
+        if self.fields == 0 {
+            return None;
+        }
+        write!(self.text, " {}", at.as_millis()).expect("invariant: writing to a string does not fail");
+        Some(self.text)
+    }
+}
+
+/// Appends `text` with `special` characters escaped.
+///
+/// Two things cannot be said in line protocol, and readers disagree on them, so they become an underscore: control
+/// characters (a newline ends the line), and a backslash that would escape what follows it (a special character,
+/// another backslash, the end).
+fn escape(out: &mut String, text: &str, special: &str) {
+    let mut characters = text.chars().peekable();
+    while let Some(character) = characters.next() {
+        match character {
+            '\\' => {
+                let escapes = characters
+                    .peek()
+                    .is_none_or(|&next| next == '\\' || next == '"' || next.is_control() || ",= ".contains(next));
+                out.push(if escapes { '_' } else { '\\' });
+            }
+            _ if character.is_control() => out.push('_'),
+            _ => {
+                if special.contains(character) {
+                    out.push('\\');
+                }
+                out.push(character);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(measurement: &str, tag: (&str, &str), field: &str, value: f64) -> Option<String> {
+        let mut line = Line::new(measurement);
+        line.tag(tag.0, tag.1);
+        line.field(&[field], value);
+        line.finish(Timestamp::from_millis(7))
+    }
+
+    #[test]
+    fn what_separates_is_escaped_where_it_would() {
+        let written = line("base station,x=1", ("a,b c=d", "e,f g=h"), "i,j k=l", 1.0);
+        assert_eq!(written.as_deref(), Some(r"base\ station\,x=1,a\,b\ c\=d=e\,f\ g\=h i\,j\ k\=l=1 7"));
+    }
+
+    #[test]
+    fn nothing_that_a_name_holds_breaks_the_line() {
+        for (name, written) in [
+            ("two\nlines\r", "two_lines_"),
+            ("ends in \\", r"ends\ in\ _"),
+            (r"a\,b", r"a_\,b"),
+            (r"a\\b", r"a_\b"),
+            (r"c:\temp", r"c:\temp"),
+            ("\0", "_"),
+            ("福州", "福州"),
+        ] {
+            let expected = format!("m,t={written} f=1 7");
+            assert_eq!(line("m", ("t", name), "f", 1.0), Some(expected), "{name:?}");
+        }
+        assert_eq!(line("#m", ("t", "v"), "f", 1.0).as_deref(), Some("_m,t=v f=1 7"));
+    }
+
+    #[test]
+    fn an_empty_tag_is_left_out_and_so_is_a_field_that_is_no_number() {
+        assert_eq!(line("m", ("t", ""), "f", 1.0).as_deref(), Some("m f=1 7"));
+        for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
+            assert_eq!(line("m", ("t", "v"), "f", value), None);
+        }
+    }
+
+    #[test]
+    fn numbers_come_back_as_they_were() {
+        for value in [0.1, -0.0, 1e-7, 2_606_487.145, 1e300, f64::MIN_POSITIVE, 9_007_199_254_740_993.0] {
+            let written = line("m", ("t", "v"), "f", value).expect("a line");
+            let text = written.strip_prefix("m,t=v f=").and_then(|rest| rest.strip_suffix(" 7")).expect("a field");
+            assert_eq!(text.parse::<f64>().map(f64::to_bits), Ok(value.to_bits()));
+            assert!(text.len() < 26, "{text}");
+        }
+    }
+}

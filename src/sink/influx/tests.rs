@@ -1,0 +1,379 @@
+//! The sink against a store that answers what the test says.
+
+use std::io::Read as _;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State as Shared;
+use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::response::IntoResponse;
+use flate2::read::GzDecoder;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use super::{Options, run};
+use crate::health::{Health, Part, PartKind, PartSnapshot, State};
+use crate::model::Window;
+use crate::sink::testing::{City, MINUTE, SINK, at, indicator, until};
+use crate::store::Feed;
+
+/// What a scripted store does with a request.
+enum Reply {
+    Status(u16, String),
+    Hang,
+    Close,
+}
+
+fn ok() -> Reply {
+    Reply::Status(204, String::new())
+}
+
+type Script = Box<dyn FnMut(&str, &[String]) -> Reply + Send>;
+
+/// Path with query, and lines.
+type Request = (String, Vec<String>);
+
+/// A store that records what it is sent.
+#[derive(Clone)]
+struct Store {
+    seen: Arc<Mutex<Vec<Request>>>,
+    /// Lines that it answered with 204, in order.
+    kept: Arc<Mutex<Vec<String>>>,
+    script: Arc<Mutex<Script>>,
+}
+
+impl Store {
+    async fn start(script: impl FnMut(&str, &[String]) -> Reply + Send + 'static) -> (Self, String) {
+        let store = Self { seen: Arc::default(), kept: Arc::default(), script: Arc::new(Mutex::new(Box::new(script))) };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let router = Router::new().fallback(answer).with_state(store.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        (store, url)
+    }
+
+    fn kept(&self) -> Vec<String> {
+        self.kept.lock().unwrap().clone()
+    }
+
+    fn seen(&self) -> Vec<Request> {
+        self.seen.lock().unwrap().clone()
+    }
+}
+
+async fn answer(Shared(store): Shared<Store>, uri: Uri, headers: HeaderMap, body: Bytes) -> axum::response::Response {
+    let path = uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+    let mut lines = Vec::new();
+    if path.starts_with("/api/v2/write") {
+        assert_eq!(headers["content-encoding"], "gzip");
+        assert_eq!(headers["authorization"], "Token secret");
+        let mut text = String::new();
+        GzDecoder::new(&body[..]).read_to_string(&mut text).expect("gzip");
+        lines = text.lines().map(str::to_owned).collect();
+    } else {
+        assert!(!headers.contains_key("content-encoding"));
+    }
+    store.seen.lock().unwrap().push((path.clone(), lines.clone()));
+    let reply = (store.script.lock().unwrap())(&path, &lines);
+    match reply {
+        Reply::Hang => std::future::pending().await,
+        Reply::Close => panic!("the scripted store hangs up"),
+        Reply::Status(status, text) => {
+            if status == 204 {
+                store.kept.lock().unwrap().extend(lines);
+            }
+            let json = [("content-type", "application/json")];
+            (StatusCode::from_u16(status).expect("a status"), json, text).into_response()
+        }
+    }
+}
+
+/// A sink under test.
+struct Running {
+    stop: watch::Sender<bool>,
+    task: JoinHandle<()>,
+    part: Arc<Part>,
+}
+
+impl Running {
+    fn start(city: &City, options: Options) -> Self {
+        let (stop, stopping) = watch::channel(false);
+        let part = Health::default().part(PartKind::Influx, SINK, at(0));
+        let task = tokio::spawn(run(options, city.context(), part.clone(), stopping));
+        Self { stop, task, part }
+    }
+
+    async fn stop(self) -> PartSnapshot {
+        self.stop.send_replace(true);
+        let began = Instant::now();
+        self.task.await.expect("the sink ends well");
+        assert!(began.elapsed() < Duration::from_secs(4), "left after {:?}", began.elapsed());
+        self.part.snapshot()
+    }
+}
+
+fn options(url: &str) -> Options {
+    Options {
+        name: SINK.to_owned(),
+        url: url.to_owned(),
+        org: "city".to_owned(),
+        bucket: "telemetry".to_owned(),
+        token: "secret".to_owned(),
+        create_bucket: false,
+        windows: [Window::Minute1].into(),
+        batch_lines_max: 100,
+        timeout: Duration::from_millis(500),
+        backoff_max: Duration::from_millis(50),
+    }
+}
+
+/// A city in which every site was heard in the first minute.
+fn city_of(sites: u32) -> City {
+    let mut city = City::new(sites);
+    for site in 0..sites {
+        city.hear(site, at(0), f64::from(site));
+        city.hear(site, at(30_000), f64::from(site) + 2.0);
+    }
+    city.flush(at(MINUTE));
+    city
+}
+
+fn line_of(site: u32, power_last: f64) -> String {
+    let n = f64::from(site);
+    let (mean, sum, increase) = (f64::midpoint(n, power_last), n + power_last, power_last - n);
+    format!(
+        "base_station,area=350102,device=meter,operator=mobile,site=s{site},window=1m \
+         energy_kwh_last={power_last},energy_kwh_increase={increase},energy_kwh_count=2,energy_kwh_completeness=1,\
+         pwr_w_mean={mean},pwr_w_min={n},pwr_w_max={power_last},pwr_w_sum={sum},pwr_w_last={power_last},pwr_w_count=2,\
+         pwr_w_completeness=1 {}",
+        at(0).as_millis()
+    )
+}
+
+fn lines_of(sites: u32) -> Vec<String> {
+    (0..sites).map(|site| line_of(site, f64::from(site) + 2.0)).collect()
+}
+
+async fn caught_up(city: &City, feed: Feed) {
+    let end = city.reader().feed_end(feed).expect("an end");
+    assert!(end > 0);
+    until("the sink has caught up", || city.position(feed) == end).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_row_arrives_once_and_the_position_follows() {
+    let city = city_of(3);
+    let (store, url) = Store::start(|_, _| ok()).await;
+    let sink = Running::start(&city, options(&url));
+    caught_up(&city, Feed::Rollup).await;
+    until("the sink is up", || sink.part.snapshot().state == State::Up).await;
+    let health = sink.stop().await;
+    assert_eq!(store.kept(), lines_of(3));
+    assert_eq!(store.seen()[0].0, "/api/v2/write?bucket=telemetry&org=city&precision=ms");
+    assert_eq!((health.counters["lines_written"], health.counters["feed_behind"]), (3, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_amended_row_goes_again_under_the_same_tags_and_time() {
+    let mut city = city_of(1);
+    let (store, url) = Store::start(|_, _| ok()).await;
+    let sink = Running::start(&city, options(&url));
+    caught_up(&city, Feed::Rollup).await;
+    city.hear(0, at(45_000), 12.0);
+    city.flush(at(2 * MINUTE));
+    caught_up(&city, Feed::Rollup).await;
+    sink.stop().await;
+    let kept = store.kept();
+    let key = |line: &str| (line.split(' ').next().map(str::to_owned), line.rsplit(' ').next().map(str::to_owned));
+    assert_eq!(kept.len(), 2);
+    assert_eq!(key(&kept[0]), key(&kept[1]));
+    assert!(kept[1].contains("pwr_w_max=12,") && kept[1].contains("pwr_w_count=3"), "{}", kept[1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn windows_of_other_sinks_are_passed_over() {
+    let mut city = city_of(1);
+    city.flush(at(5 * MINUTE));
+    let (store, url) = Store::start(|_, _| ok()).await;
+    let sink = Running::start(&city, Options { windows: [Window::Minute5].into(), ..options(&url) });
+    caught_up(&city, Feed::Rollup).await;
+    sink.stop().await;
+    let kept = store.kept();
+    assert_eq!(kept.len(), 1);
+    assert!(kept[0].contains(",window=5m ") && kept[0].contains("pwr_w_completeness=0.2"), "{}", kept[0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_line_goes_to_quarantine_and_the_others_to_the_store() {
+    for status in [400, 422] {
+        let city = city_of(40);
+        let (store, url) = Store::start(move |_, lines| match lines.iter().find(|line| line.contains("site=s17,")) {
+            Some(line) => {
+                Reply::Status(status, format!(r#"{{"code":"invalid","message":"unable to parse '{line}'"}}"#))
+            }
+            None => ok(),
+        })
+        .await;
+        let sink = Running::start(&city, options(&url));
+        caught_up(&city, Feed::Rollup).await;
+        until("the sink says so", || sink.part.snapshot().state == State::Degraded).await;
+        let health = sink.stop().await;
+        let mut expected = lines_of(40);
+        let bad = expected.remove(17);
+        assert_eq!(store.kept(), expected);
+        let quarantined = city.reader().quarantined(10).expect("a list");
+        assert_eq!(quarantined.len(), 1);
+        assert_eq!((&quarantined[0].line, &*quarantined[0].sink), (&bad, SINK));
+        assert_eq!(quarantined[0].reason, format!("unable to parse '{bad}'"));
+        assert_eq!((health.counters["lines_written"], health.counters["lines_quarantined"]), (39, 1));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_passes_by_itself_costs_nothing_but_time() {
+    let city = city_of(2);
+    let mut script = [
+        Reply::Status(429, "slow down".to_owned()),
+        Reply::Status(500, r#"{"code":"internal error"}"#.to_owned()),
+        Reply::Hang,
+        Reply::Close,
+        Reply::Status(503, "starting".to_owned()),
+    ]
+    .into_iter();
+    let (store, url) = Store::start(move |_, _| script.next().unwrap_or_else(ok)).await;
+    let sink = Running::start(&city, options(&url));
+    caught_up(&city, Feed::Rollup).await;
+    let health = sink.stop().await;
+    assert_eq!(store.kept(), lines_of(2));
+    let seen = store.seen();
+    assert_eq!(seen.len(), 6);
+    assert!(seen.iter().all(|(_, lines)| *lines == lines_of(2)));
+    assert_eq!((health.counters["retries"], health.counters["lines_quarantined"]), (5, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_token_loses_nothing_and_says_what_to_do() {
+    let city = city_of(2);
+    let open = Arc::new(Mutex::new(false));
+    let door = open.clone();
+    let (store, url) = Store::start(move |_, _| {
+        let open = *door.lock().unwrap();
+        if open {
+            ok()
+        } else {
+            Reply::Status(401, r#"{"code":"unauthorized","message":"unauthorized access"}"#.into())
+        }
+    })
+    .await;
+    let sink = Running::start(&city, options(&url));
+    until("it was tried twice", || store.seen().len() > 1).await;
+    let health = sink.part.snapshot();
+    assert_eq!((health.state, city.position(Feed::Rollup)), (State::Down, 0));
+    assert!(health.detail.contains("unauthorized access; check the token"), "{}", health.detail);
+    assert!(!health.detail.contains("secret"));
+    *open.lock().unwrap() = true;
+    caught_up(&city, Feed::Rollup).await;
+    sink.stop().await;
+    assert_eq!(store.kept(), lines_of(2));
+    assert!(city.reader().quarantined(1).expect("a list").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_400_that_blames_the_request_puts_no_line_into_quarantine() {
+    let city = city_of(20);
+    let (store, url) = Store::start(|_, _| Reply::Status(400, "invalid bucket".to_owned())).await;
+    let sink = Running::start(&city, options(&url));
+    until("the sink says so", || sink.part.snapshot().detail.contains("invalid bucket")).await;
+    let health = sink.stop().await;
+    assert_eq!((health.state, city.position(Feed::Rollup)), (State::Down, 0));
+    assert!(store.kept().is_empty() && city.reader().quarantined(1).expect("a list").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_too_large_is_sent_in_smaller_ones() {
+    let city = city_of(10);
+    let (store, url) =
+        Store::start(|_, lines| if lines.len() > 3 { Reply::Status(413, "too large".to_owned()) } else { ok() }).await;
+    let sink = Running::start(&city, options(&url));
+    caught_up(&city, Feed::Rollup).await;
+    sink.stop().await;
+    assert_eq!(store.kept(), lines_of(10));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_missing_bucket_is_made_where_that_is_wanted_and_allowed() {
+    let city = city_of(1);
+    let mut made = false;
+    let (store, url) = Store::start(move |path, _| match path.split('?').next() {
+        Some("/api/v2/orgs") => Reply::Status(200, r#"{"orgs":[{"id":"0a","name":"city"}]}"#.to_owned()),
+        Some("/api/v2/buckets") => {
+            made = true;
+            Reply::Status(201, "{}".to_owned())
+        }
+        _ if made => ok(),
+        _ => Reply::Status(404, r#"{"code":"not found","message":"bucket \"telemetry\" not found"}"#.to_owned()),
+    })
+    .await;
+    let sink = Running::start(&city, Options { create_bucket: true, ..options(&url) });
+    caught_up(&city, Feed::Rollup).await;
+    sink.stop().await;
+    let paths: Vec<String> = store.seen().into_iter().map(|(path, _)| path).collect();
+    assert_eq!(paths[1..3], ["/api/v2/orgs?org=city", "/api/v2/buckets"]);
+    assert_eq!(store.kept(), lines_of(1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bucket_that_may_not_be_made_is_asked_for_once_and_said() {
+    let city = city_of(1);
+    let (store, url) = Store::start(|path, _| {
+        if path.starts_with("/api/v2/write") {
+            Reply::Status(404, "bucket not found".to_owned())
+        } else {
+            Reply::Status(403, "forbidden".to_owned())
+        }
+    })
+    .await;
+    let sink = Running::start(&city, Options { create_bucket: true, ..options(&url) });
+    until("it was tried a few times", || store.seen().len() > 4).await;
+    let asked = store.seen().iter().filter(|(path, _)| !path.starts_with("/api/v2/write")).count();
+    let health = sink.stop().await;
+    assert_eq!((asked, health.state, city.position(Feed::Rollup)), (1, State::Down, 0));
+    assert!(health.detail.contains("create bucket \"telemetry\" in organisation \"city\""), "{}", health.detail);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_that_is_stopped_amid_a_request_sends_its_rows_after_the_restart() {
+    let city = city_of(2);
+    let mut first = true;
+    let (store, url) = Store::start(move |_, _| if std::mem::take(&mut first) { Reply::Hang } else { ok() }).await;
+    let patient = Options { timeout: Duration::from_mins(1), ..options(&url) };
+    let sink = Running::start(&city, patient.clone());
+    until("the request is under way", || store.seen().len() == 1).await;
+    sink.stop().await;
+    assert_eq!(city.position(Feed::Rollup), 0);
+    let sink = Running::start(&city, patient);
+    caught_up(&city, Feed::Rollup).await;
+    sink.stop().await;
+    assert_eq!(store.kept(), lines_of(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_indicator_goes_out_with_its_target_and_its_unknowns_left_out() {
+    let city = City::new(1);
+    city.store_indicators(&[indicator(at(0), Some(1.25)), indicator(at(15 * MINUTE), None)]);
+    let (store, url) = Store::start(|_, _| ok()).await;
+    let sink = Running::start(&city, options(&url));
+    caught_up(&city, Feed::Indicator).await;
+    sink.stop().await;
+    let tags = "indicator,area=350100,id=DC1,level=city,window=15m";
+    let expected = [
+        format!(
+            "{tags} value=1.25,numerator=125,denominator=100,completeness=0.75,target=1.5,revision=1 {}",
+            at(0).as_millis()
+        ),
+        format!("{tags} denominator=100,completeness=0.75,target=1.5,revision=1 {}", at(15 * MINUTE).as_millis()),
+    ];
+    assert_eq!(store.kept(), expected);
+}
