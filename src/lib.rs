@@ -17,6 +17,7 @@ pub mod ledger;
 pub mod model;
 pub mod pipeline;
 pub mod problem;
+pub mod report;
 pub mod rollup;
 pub mod sink;
 pub mod source;

@@ -1,0 +1,118 @@
+//! `/metrics`: the ledger, the parts and the store's feeds in the Prometheus text format.
+
+use std::collections::BTreeMap;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use super::Server;
+use super::error::ApiError;
+use crate::health::{PartSnapshot, State as PartState};
+use crate::ledger::Ledger;
+use crate::store::Feed;
+
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LedgerLabels {
+    source: String,
+    reason: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PartLabels {
+    kind: &'static str,
+    name: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SinkLabels {
+    sink: String,
+    feed: &'static str,
+}
+
+/// Numbers are read when they are asked for, so every value is a gauge of what is counted elsewhere.
+type Values<L> = Family<L, Gauge>;
+
+pub(super) async fn show(State(server): State<Server>) -> Result<Response, ApiError> {
+    let feeds = server.readers.query(|reader, _| {
+        let ends = [Feed::Rollup, Feed::Indicator].map(|feed| Ok((feed, reader.feed_end(feed)?)));
+        let ends = ends.into_iter().collect::<Result<Vec<_>, crate::store::Error>>()?;
+        Ok((reader.final_until()?, ends, reader.sinks()?, reader.feed_expired()?))
+    });
+    let (final_until, ends, sinks, feed_expired) = feeds.await?;
+    let mut registry = Registry::with_prefix("sitepulse");
+    register_ledger(&mut registry, &(server.context.ledger)());
+    register_parts(&mut registry, &server.context.health.snapshot());
+
+    let behind = Values::<SinkLabels>::default();
+    for sink in &sinks {
+        let end = ends.iter().find(|(feed, _)| *feed == sink.feed).map_or(0, |(_, end)| *end);
+        let labels = SinkLabels { sink: sink.sink.to_string(), feed: sink.feed.label() };
+        behind.get_or_create(&labels).set(integer(end.saturating_sub(sink.position)));
+    }
+    registry.register("sink_feed_behind_entries", "Places of the feed that the sink has not passed", behind);
+    single(&mut registry, "feed_expired_entries", "Changes that expired before every sink had them", feed_expired);
+    if let Some(until) = final_until {
+        let lag_ms = u64::try_from(server.context.clock.now().millis_since(until)).unwrap_or(0);
+        single(&mut registry, "final_lag_milliseconds", "Time since the end of the newest final minute", lag_ms);
+    }
+    let mut text = String::new();
+    encode(&mut text, &registry).map_err(|error| ApiError::internal(&error))?;
+    Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
+}
+
+fn integer(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+fn single(registry: &mut Registry, name: &str, help: &str, value: u64) {
+    let gauge = Gauge::<i64>::default();
+    gauge.set(integer(value));
+    registry.register(name, help, gauge);
+}
+
+fn register_ledger(registry: &mut Registry, ledger: &Ledger) {
+    single(registry, "messages_received", "Messages that the journal ever took", ledger.received);
+    single(registry, "messages_pending", "Messages in the journal that were not decoded yet", ledger.pending);
+    single(registry, "ledger_balanced", "1 where every message and reading is accounted for", ledger.balanced().into());
+    let mut families: BTreeMap<&'static str, Values<LedgerLabels>> = BTreeMap::new();
+    for (source, counts) in &ledger.sources {
+        for (class, reason, count) in counts.entries() {
+            let labels = LedgerLabels { source: source.to_string(), reason: reason.to_owned() };
+            families.entry(class).or_default().get_or_create(&labels).set(integer(count));
+        }
+    }
+    for (class, family) in families {
+        registry.register(class, "Messages or readings that ended this way, by source and reason", family);
+    }
+}
+
+fn register_parts(registry: &mut Registry, parts: &[PartSnapshot]) {
+    let states = Values::<PartLabels>::default();
+    let mut counters: BTreeMap<String, Values<PartLabels>> = BTreeMap::new();
+    for part in parts {
+        let labels = PartLabels { kind: part.kind.label(), name: part.name.clone() };
+        let state = match part.state {
+            PartState::Down => 0,
+            PartState::Starting => 1,
+            PartState::Degraded => 2,
+            PartState::Up => 3,
+        };
+        states.get_or_create(&labels).set(state);
+        for (name, &value) in &part.counters {
+            let name = format!("{}_{name}", part.kind.label());
+            counters.entry(name).or_default().get_or_create(&labels).set(integer(value));
+        }
+    }
+    registry.register("part_state", "0 down, 1 starting, 2 degraded, 3 up", states);
+    for (name, family) in counters {
+        registry.register(name, "What the part of this kind counts", family);
+    }
+}
