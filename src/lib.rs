@@ -4,6 +4,7 @@
 //! the acknowledgement that the journal releases. See ARCHITECTURE.md.
 
 pub mod api;
+pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use sitepulse::cli::{Cli, Command, EXIT_CONFIG, check};
+use sitepulse::cli::{Cli, Command, EXIT_CONFIG, check, run};
 use sitepulse::config;
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the command line is what prints")]
@@ -15,10 +15,13 @@ fn main() -> ExitCode {
             ExitCode::from(report.exit_code)
         }
         Command::Run(args) => match config::load(&args.config) {
-            Ok(_) => {
-                eprintln!("the configuration is good, but this build holds no collector");
-                ExitCode::FAILURE
-            }
+            Ok(config) => match run::run(config, &args.config) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(error) => {
+                    eprintln!("sitepulse cannot run: {error:#}");
+                    ExitCode::FAILURE
+                }
+            },
             Err(problems) => {
                 eprint!("{}", check::render_problems(&problems));
                 ExitCode::from(EXIT_CONFIG)

@@ -1,6 +1,7 @@
 //! The command line: what may be asked for, and what `check` prints.
 
 pub mod check;
+pub mod run;
 
 use std::path::PathBuf;
 

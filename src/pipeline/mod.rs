@@ -122,11 +122,13 @@ impl Pipeline {
         (ledger.received, ledger.pending) = (position.0, 0);
         self.board.post(&ledger, position);
         let roller = Roller::new(self.options, self.inventory.clone(), ledger, position, &self.writer)?;
+        let counters = Counters::of(&self.part);
+        counters.stored_messages.set(position.0);
         let driver = Driver {
             reader: self.journal.reader(position),
             caught_up_at: self.journal.end(),
             flushed: Instant::now(),
-            counters: Counters::of(&self.part),
+            counters,
             roller,
             pipeline: self,
         };
@@ -153,6 +155,7 @@ struct Counters {
     open_windows: Counter,
     open_windows_bytes: Counter,
     damaged_rows: Counter,
+    stored_messages: Counter,
 }
 
 impl Counters {
@@ -164,6 +167,7 @@ impl Counters {
             open_windows: part.counter("open_windows"),
             open_windows_bytes: part.counter("open_windows_bytes"),
             damaged_rows: part.counter("damaged_rows"),
+            stored_messages: part.counter("stored_messages"),
         }
     }
 }
@@ -249,6 +253,7 @@ impl Driver {
         let now = self.pipeline.clock.now();
         let options = &self.pipeline.options;
         if !self.roller.has_changes() && !self.roller.finality_due(now, options.grace) {
+            self.note_readiness();
             return true;
         }
         let parts = self.roller.flush_parts();
@@ -275,15 +280,23 @@ impl Driver {
         }
         let position = self.roller.flushed(now, self.pipeline.writer.final_until());
         self.pipeline.journal.release(position);
+        self.counters.stored_messages.set(position.0);
         self.counters.open_windows.set(self.roller.open_windows() as u64);
         self.counters.open_windows_bytes.set(self.roller.open_bytes() as u64);
         if self.pipeline.part.report(State::Up, "rows reach the store", now) {
             info!("rows reach the store");
         }
-        if position >= self.caught_up_at && !self.pipeline.ready.swap(true, Ordering::AcqRel) {
-            info!(position = position.0, "the journal of the last run is in the store");
-        }
+        self.note_readiness();
         true
+    }
+
+    /// Says so, once, when the journal as it was at the start is in the store.
+    fn note_readiness(&self) {
+        let position = self.roller.position();
+        let stored = position >= self.caught_up_at && !self.roller.has_changes();
+        if stored && !self.pipeline.ready.swap(true, Ordering::AcqRel) {
+            info!(position = position.0, "ready: what the journal held at the start is in the store");
+        }
     }
 
     fn trouble(&self, what: &'static str, error: &dyn std::error::Error) {

@@ -1,0 +1,342 @@
+//! The daemon: wires the stages, starts them in order and stops them in order.
+//!
+//! Owns which thread or task runs what, and the lock on the data folder. Decides nothing about data.
+
+use std::collections::BTreeSet;
+use std::fs::{File, TryLockError};
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, RwLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tracing::{error, info, warn};
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::health::{Health, PartKind};
+use crate::indicator::{self, Description};
+use crate::inventory::SharedInventory;
+use crate::journal::{Folder, Journal};
+use crate::ledger::Ledger;
+use crate::pipeline::{self, LedgerBoard, Pipeline};
+use crate::store::{self, StorePath, Writer, WriterOptions};
+use crate::{api, sink, source};
+
+/// How long a stop may take in all; what is not done by then is done at the next start.
+const STOP_TIME_MAX: Duration = Duration::from_secs(9);
+/// How long sinks and the API may take to leave.
+const TASKS_STOP_TIME_MAX: Duration = Duration::from_secs(3);
+
+/// Why the daemon did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The data folder cannot be made or locked.
+    #[error("cannot use the data folder {path}; give it to the user that runs sitepulse, or set data_dir", path = path.display())]
+    DataFolder {
+        /// The folder.
+        path: PathBuf,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
+    /// Another daemon has the data folder.
+    #[error("another sitepulse runs with the data folder {path}; stop it, or give this one its own data_dir", path = path.display())]
+    InUse {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The store cannot be opened.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The journal cannot be opened.
+    #[error(transparent)]
+    Journal(#[from] crate::journal::Error),
+    /// The pipeline cannot be started.
+    #[error(transparent)]
+    Pipeline(#[from] pipeline::StartError),
+    /// The API's address cannot be had.
+    #[error("cannot listen on {address}; set api.listen to a free address")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The system's error.
+        #[source]
+        source: io::Error,
+    },
+    /// A thread cannot be started.
+    #[error("cannot start a thread")]
+    Thread(#[source] io::Error),
+}
+
+/// A running daemon.
+pub struct Daemon {
+    address: SocketAddr,
+    journal: Arc<Journal>,
+    board: Arc<LedgerBoard>,
+    health: Arc<Health>,
+    inventory: SharedInventory,
+    descriptions: Arc<[Description]>,
+    store: StorePath,
+    ready: Arc<AtomicBool>,
+    sources: Sources,
+    pipeline: (Arc<AtomicBool>, JoinHandle<()>),
+    worker: (Arc<AtomicBool>, JoinHandle<()>),
+    tasks: (watch::Sender<bool>, JoinSet<()>),
+    _lock: File,
+}
+
+struct Sources {
+    stop: Arc<AtomicBool>,
+    mqtt: Vec<JoinHandle<()>>,
+    stop_modbus: watch::Sender<bool>,
+    modbus: tokio::task::JoinHandle<()>,
+}
+
+impl Daemon {
+    /// Starts every part: the store and journal first, sources last, so that nothing is heard that cannot be kept.
+    ///
+    /// # Errors
+    /// [`Error`] where something that cannot be done without is not to be had; brokers, devices and stores that are away
+    /// are no error, they are tried until they come.
+    pub async fn start(config: Config, clock: Clock) -> Result<Self, Error> {
+        let lock = lock(&config.data_dir)?;
+        let health = Arc::new(Health::default());
+        let store = StorePath::in_folder(&config.data_dir);
+        let writer = Writer::open(&store, writer_options(&config))?;
+        let inventory = pipeline::adopt(&config.inventory, &writer.devices()?, &writer.metrics()?);
+        let polled = Arc::new(inventory.clone());
+        let inventory: SharedInventory = Arc::new(RwLock::new(Arc::new(inventory)));
+        let journal = open_journal(&config, &writer, &health, clock)?;
+        let listener = TcpListener::bind(config.api.listen).await;
+        let listen_error = |source| Error::Listen { address: config.api.listen, source };
+        let listener = listener.map_err(listen_error)?;
+        let address = listener.local_addr().map_err(listen_error)?;
+
+        let board = Arc::<LedgerBoard>::default();
+        let ready = Arc::<AtomicBool>::default();
+        let stop = Arc::<AtomicBool>::default();
+        let pipeline = Pipeline {
+            journal: journal.clone(),
+            writer,
+            inventory: inventory.clone(),
+            board: board.clone(),
+            options: config.pipeline,
+            clock,
+            part: health.part(PartKind::Pipeline, "pipeline", clock.now()),
+            ready: ready.clone(),
+            stop: stop.clone(),
+        };
+        let pipeline = (stop, pipeline.start()?);
+        let worker = start_worker(&config, &store, &inventory, &health, clock)?;
+        let descriptions: Arc<[Description]> =
+            config.indicators.iter().map(|definition| definition.description.clone()).collect();
+        let context = api::Context {
+            store: store.clone(),
+            inventory: inventory.clone(),
+            descriptions: descriptions.clone(),
+            zone: config.zone.clone(),
+            clock,
+            health: health.clone(),
+            ledger: ledger_of(&board, &journal),
+            ready: ready.clone(),
+        };
+        let tasks = start_tasks(&config, listener, context);
+        let sources = start_sources(&config, &journal, &polled, &health, clock)?;
+        info!(%address, mqtt = config.mqtt.len(), sinks = config.influx.len(), "sitepulse runs");
+        Ok(Self {
+            address,
+            journal,
+            board,
+            health,
+            inventory,
+            descriptions,
+            store,
+            ready,
+            sources,
+            pipeline,
+            worker,
+            tasks,
+            _lock: lock,
+        })
+    }
+
+    /// Where the API listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The ledger now.
+    pub fn ledger(&self) -> Ledger {
+        self.board.ledger(|| self.journal.end())
+    }
+
+    /// How its parts are doing.
+    pub fn health(&self) -> &Arc<Health> {
+        &self.health
+    }
+
+    /// Its inventory.
+    pub fn inventory(&self) -> &SharedInventory {
+        &self.inventory
+    }
+
+    /// Its indicators.
+    pub fn descriptions(&self) -> &Arc<[Description]> {
+        &self.descriptions
+    }
+
+    /// Its store.
+    pub fn store(&self) -> &StorePath {
+        &self.store
+    }
+
+    /// Whether the journal of the last run is in the store.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+
+    /// Stops reading, flushes, and leaves within ten seconds. Returns the ledger as it is at the end.
+    pub async fn stop(self) -> Ledger {
+        info!("stopping");
+        let (board, journal) = (self.board.clone(), self.journal.clone());
+        let stopped = tokio::time::timeout(STOP_TIME_MAX, self.stop_in_order()).await;
+        if stopped.is_err() {
+            warn!("not everything stopped in time; what the store lacks is in the journal and read at the next start");
+        }
+        let ledger = board.ledger(|| journal.end());
+        info!("stopped");
+        ledger
+    }
+
+    async fn stop_in_order(self) {
+        let Self { sources, pipeline, worker, tasks, journal, .. } = self;
+        sources.stop.store(true, Ordering::Release);
+        sources.stop_modbus.send_replace(true);
+        if let Err(error) = sources.modbus.await {
+            error!(%error, "the modbus source failed");
+        }
+        for thread in sources.mqtt {
+            join(thread).await;
+        }
+        for (stop, thread) in [pipeline, worker] {
+            stop.store(true, Ordering::Release);
+            join(thread).await;
+        }
+        let (stop, mut tasks) = tasks;
+        stop.send_replace(true);
+        let all = async { while tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(TASKS_STOP_TIME_MAX, all).await.is_err() {
+            warn!("a sink or the API did not leave in time");
+        }
+        // The last handle: what is queued is committed, the thread ends.
+        let closed = tokio::task::spawn_blocking(move || drop(journal)).await;
+        if let Err(error) = closed {
+            error!(%error, "the journal failed to close");
+        }
+    }
+}
+
+async fn join(thread: JoinHandle<()>) {
+    let name = thread.thread().name().unwrap_or("unnamed").to_owned();
+    let joined = tokio::task::spawn_blocking(move || thread.join().is_ok()).await;
+    if !joined.unwrap_or(false) {
+        error!(name, "a thread panicked");
+    }
+}
+
+fn lock(data_dir: &Path) -> Result<File, Error> {
+    let error = |source| Error::DataFolder { path: data_dir.to_owned(), source };
+    std::fs::create_dir_all(data_dir).map_err(error)?;
+    let file = File::create(data_dir.join("lock")).map_err(error)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(Error::InUse { path: data_dir.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(error(source)),
+    }
+}
+
+fn writer_options(config: &Config) -> WriterOptions {
+    let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+    let descriptions = config.indicators.iter().map(|definition| &definition.description);
+    WriterOptions {
+        grace_ms: millis(config.pipeline.grace),
+        retention_ms: millis(config.pipeline.retention),
+        feed_windows: config.influx.iter().flat_map(|sink| sink.windows.iter().copied()).collect(),
+        indicator_windows: descriptions.flat_map(|d| d.windows.iter().copied()).collect::<BTreeSet<_>>(),
+        rollup_sinks: config.influx.iter().map(|sink| sink.name.clone()).collect(),
+        zone: config.zone.clone(),
+    }
+}
+
+fn open_journal(config: &Config, writer: &Writer, health: &Health, clock: Clock) -> Result<Arc<Journal>, Error> {
+    let folder = &config.journal.folder;
+    let error = |source| Error::DataFolder { path: folder.clone(), source };
+    let storage = Arc::new(Folder::open(folder).map_err(error)?);
+    let part = health.part(PartKind::Journal, "journal", clock.now());
+    Ok(Arc::new(Journal::open(storage, config.journal.clone(), writer.position()?, part, clock)?))
+}
+
+fn ledger_of(board: &Arc<LedgerBoard>, journal: &Arc<Journal>) -> Arc<dyn Fn() -> Ledger + Send + Sync> {
+    let (board, journal) = (board.clone(), Arc::downgrade(journal));
+    Arc::new(move || board.ledger(|| journal.upgrade().map(|journal| journal.end()).unwrap_or_default()))
+}
+
+fn start_worker(
+    config: &Config,
+    store: &StorePath,
+    inventory: &SharedInventory,
+    health: &Health,
+    clock: Clock,
+) -> Result<(Arc<AtomicBool>, JoinHandle<()>), Error> {
+    let stop = Arc::<AtomicBool>::default();
+    let part = health.part(PartKind::Indicator, "indicators", clock.now());
+    let definitions = config.indicators.clone().into();
+    let (store, inventory, zone, until) = (store.clone(), inventory.clone(), config.zone.clone(), stop.clone());
+    let work = move || indicator::run_worker(store, inventory, definitions, zone, clock, part, until);
+    let thread = std::thread::Builder::new().name("indicators".to_owned()).spawn(work).map_err(Error::Thread)?;
+    Ok((stop, thread))
+}
+
+fn start_tasks(config: &Config, listener: TcpListener, context: api::Context) -> (watch::Sender<bool>, JoinSet<()>) {
+    let (stop, stopped) = watch::channel(false);
+    let mut tasks = JoinSet::new();
+    let from = sink::Context {
+        store: context.store.clone(),
+        inventory: context.inventory.clone(),
+        descriptions: context.descriptions.clone(),
+        zone: context.zone.clone(),
+        clock: context.clock,
+    };
+    for options in &config.influx {
+        let part = context.health.part(PartKind::Influx, &options.name, context.clock.now());
+        tasks.spawn(sink::influx::run(options.clone(), from.clone(), part, stopped.clone()));
+    }
+    tasks.spawn(api::serve(config.api.clone(), listener, context, stopped));
+    (stop, tasks)
+}
+
+fn start_sources(
+    config: &Config,
+    journal: &Journal,
+    inventory: &Arc<crate::inventory::Inventory>,
+    health: &Arc<Health>,
+    clock: Clock,
+) -> Result<Sources, Error> {
+    let stop = Arc::<AtomicBool>::default();
+    let mut mqtt = Vec::new();
+    for options in &config.mqtt {
+        let part = health.part(PartKind::Mqtt, &options.name, clock.now());
+        let thread = source::mqtt::start(options.clone(), journal.inlet(), clock, part, stop.clone());
+        mqtt.push(thread.map_err(Error::Thread)?);
+    }
+    let (stop_modbus, stopped) = watch::channel(false);
+    let (options, inlet) = (config.modbus.clone(), journal.inlet());
+    let modbus = source::modbus::run(options, inventory.clone(), inlet, clock, health.clone(), stopped);
+    Ok(Sources { stop, mqtt, stop_modbus, modbus: tokio::spawn(modbus) })
+}

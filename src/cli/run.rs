@@ -1,0 +1,55 @@
+//! `sitepulse run`: the daemon under its log and its signals.
+
+use std::io;
+use std::path::Path;
+
+use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+use crate::app::Daemon;
+use crate::clock::Clock;
+use crate::config::{Config, LogFormat, LogOptions};
+
+/// Runs the daemon until SIGTERM or Ctrl-C.
+///
+/// # Errors
+/// Where the daemon cannot start; the error says what an operator can do about it.
+pub fn run(config: Config, path: &Path) -> anyhow::Result<()> {
+    log_to_stderr(&config.log);
+    info!(config = %path.display(), "starting");
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = runtime.context("cannot start the runtime")?;
+    runtime.block_on(async {
+        let stop = stop_signal()?;
+        let daemon = Daemon::start(config, Clock::system()).await?;
+        stop.await;
+        daemon.stop().await;
+        Ok(())
+    })
+}
+
+/// A future that is done at SIGTERM or Ctrl-C; both are caught from now on.
+///
+/// # Errors
+/// Where the system lets no signal be caught.
+pub fn stop_signal() -> io::Result<impl Future<Output = ()>> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    })
+}
+
+/// Sends log lines to standard error, in colour only where it is a terminal.
+pub fn log_to_stderr(options: &LogOptions) {
+    let to_terminal = io::IsTerminal::is_terminal(&io::stderr());
+    let lines = tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(options.level);
+    match options.format {
+        LogFormat::Text => lines.with_ansi(to_terminal).with_target(false).init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+}
