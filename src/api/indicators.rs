@@ -94,8 +94,7 @@ pub(super) async fn latest(State(server): State<Server>, Query(pairs): Pairs) ->
     let format = Format::of(&params)?;
     let window = params.parsed::<Window>("window")?;
     let level = params.parsed::<Level>("level")?;
-    let mut rows = server.readers.query(move |reader, _| Ok(reader.latest_indicators(window)?)).await?;
-    rows.retain(|row| level.is_none_or(|level| row.level == level));
+    let rows = server.readers.query(move |reader, _| Ok(reader.latest_indicators(window, level)?)).await?;
     let context = &server.context;
     let rows = IndicatorJson::all(&rows, &context.descriptions, &server.inventory(), &context.zone);
     Rows::cut(rows, usize::MAX).respond(format)

@@ -126,16 +126,16 @@ impl Reader {
             .map_err(|source| self.path.error("read indicators", source))
     }
 
-    /// The newest row of every indicator, group and window, or of one window only.
+    /// The newest row of every indicator, group and window, or of one window or level only.
     ///
     /// # Errors
     /// [`Error`] where SQLite refuses.
-    pub fn latest_indicators(&self, window: Option<Window>) -> Result<Vec<IndicatorRow>, Error> {
-        self.latest(window).map_err(|source| self.path.error("read the newest indicators", source))
+    pub fn latest_indicators(&self, window: Option<Window>, level: Option<Level>) -> Result<Vec<IndicatorRow>, Error> {
+        self.latest(window, level).map_err(|source| self.path.error("read the newest indicators", source))
     }
 
     /// Jumps from group to group through the index, so that the history behind each group is not read.
-    fn latest(&self, window: Option<Window>) -> Result<Vec<IndicatorRow>, rusqlite::Error> {
+    fn latest(&self, window: Option<Window>, level: Option<Level>) -> Result<Vec<IndicatorRow>, rusqlite::Error> {
         const KEY: &str = "id, level, window, area, operator, site";
         let snapshot = self.connection.unchecked_transaction()?;
         let mut first = snapshot.prepare_cached(&format!("SELECT {KEY} FROM indicator ORDER BY {KEY} LIMIT 1"))?;
@@ -147,8 +147,11 @@ impl Reader {
         ))?;
         let mut rows = Vec::new();
         let mut group = first.query_row((), GroupKey::read).optional()?;
-        while let Some(key) = group {
-            if window.is_none_or(|window| window.code() == key.window) {
+        while let Some(mut key) = group {
+            if level.is_some_and(|level| level.label() != key.level) {
+                // Over the other level's windows and groups, of which there may be tens of thousands, in one jump.
+                key.window = u8::MAX;
+            } else if window.is_none_or(|window| window.code() == key.window) {
                 rows.push(newest.query_row(key.params(), indicator_row)?);
             }
             group = next.query_row(key.params(), GroupKey::read).optional()?;

@@ -133,7 +133,7 @@ fn the_newest_row_of_every_group_is_found_past_its_history() {
         side.write_indicators(&rows, &mark(start)).expect("a write");
     }
     let newest = |window| -> Vec<_> {
-        let rows = reader.latest_indicators(window).expect("indicators");
+        let rows = reader.latest_indicators(window, None).expect("indicators");
         rows.iter().map(|row| (row.id.to_string(), row.window, row.site.to_string(), row.start)).collect()
     };
     let hourly = [
@@ -144,4 +144,8 @@ fn the_newest_row_of_every_group_is_found_past_its_history() {
     assert_eq!(newest(Some(Window::Hour1)), hourly);
     assert_eq!(newest(None).len(), 4);
     assert_eq!(newest(Some(Window::Minute5)), []);
+    let district = IndicatorRow { level: Level::District, ..row("BS7", "", at(0), Some(4.0)) };
+    side.write_indicators(std::slice::from_ref(&district), &mark(at(0))).expect("a write");
+    let at_level = |level| reader.latest_indicators(None, Some(level)).expect("indicators").len();
+    assert_eq!((at_level(Level::District), at_level(Level::Site), at_level(Level::City)), (1, 4, 0));
 }
