@@ -20,6 +20,8 @@ pub mod pipeline;
 pub mod problem;
 pub mod report;
 pub mod rollup;
+#[cfg(feature = "demo")]
+pub mod simulate;
 pub mod sink;
 pub mod source;
 pub mod store;
