@@ -9,6 +9,8 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod decode;
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod document;
 pub mod health;
 pub mod indicator;
