@@ -15,17 +15,24 @@ fn main() -> ExitCode {
             ExitCode::from(report.exit_code)
         }
         Command::Run(args) => match config::load(&args.config) {
-            Ok(config) => match run::run(config, &args.config) {
-                Ok(()) => ExitCode::SUCCESS,
-                Err(error) => {
-                    eprintln!("sitepulse cannot run: {error:#}");
-                    ExitCode::FAILURE
-                }
-            },
+            Ok(config) => ended(&run::run(config, &args.config)),
             Err(problems) => {
                 eprint!("{}", check::render_problems(&problems));
                 ExitCode::from(EXIT_CONFIG)
             }
         },
+        #[cfg(feature = "demo")]
+        Command::Demo(args) => ended(&run::demo(args)),
+    }
+}
+
+#[expect(clippy::print_stderr, reason = "the command line is what prints")]
+fn ended(result: &anyhow::Result<()>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("sitepulse cannot run: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

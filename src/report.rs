@@ -94,10 +94,7 @@ impl IndicatorJson {
             target: target.map(|target| TargetJson {
                 value: target.value,
                 sense: target.sense,
-                met: row.value.map(|value| match target.sense {
-                    TargetSense::AtLeast => value >= target.value,
-                    TargetSense::AtMost => value <= target.value,
-                }),
+                met: row.value.map(|value| target.is_met(value)),
             }),
             revision: row.revision,
             is_final: true,

@@ -18,6 +18,7 @@ pub const EXIT_CONFIG: u8 = 78;
     about = "Collects telemetry of a city's infrastructure and makes indicators of it",
     arg_required_else_help = true,
     after_help = "Examples:\n  \
+        sitepulse demo                                   see it at work on a simulated city\n  \
         sitepulse check --config config/                 every problem at once, or what would be done\n  \
         sitepulse run --config /etc/sitepulse            a folder with sitepulse.toml\n  \
         SITEPULSE__LOG__LEVEL=debug sitepulse run --config site.toml\n\n\
@@ -38,6 +39,9 @@ pub enum Command {
     /// Check the configuration: list every problem, or what would be subscribed, polled and computed
     #[command(after_help = "Example:\n  sitepulse check --config config/ && systemctl restart sitepulse")]
     Check(ConfigArgs),
+    /// Run the collector on a simulated city: brokers, stations, racks and a port, with faults
+    #[cfg(feature = "demo")]
+    Demo(crate::demo::Args),
 }
 
 /// Which configuration to use.

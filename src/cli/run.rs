@@ -1,4 +1,4 @@
-//! `sitepulse run`: the daemon under its log and its signals.
+//! `sitepulse run` and `sitepulse demo`: the runtime, the log and the signals they run under.
 
 use std::io;
 use std::path::Path;
@@ -18,15 +18,27 @@ use crate::config::{Config, LogFormat, LogOptions};
 pub fn run(config: Config, path: &Path) -> anyhow::Result<()> {
     log_to_stderr(&config.log);
     info!(config = %path.display(), "starting");
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    let runtime = runtime.context("cannot start the runtime")?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         let stop = stop_signal()?;
         let daemon = Daemon::start(config, Clock::system()).await?;
         stop.await;
         daemon.stop().await;
         Ok(())
     })
+}
+
+/// Runs the demo until its time is up, SIGTERM or Ctrl-C.
+///
+/// # Errors
+/// Where the demo cannot run, or its ledger does not balance.
+#[cfg(feature = "demo")]
+pub fn demo(args: crate::demo::Args) -> anyhow::Result<()> {
+    Ok(runtime()?.block_on(crate::demo::run(args))?)
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    runtime.context("cannot start the runtime")
 }
 
 /// A future that is done at SIGTERM or Ctrl-C; both are caught from now on.

@@ -213,7 +213,5 @@ async fn wait_for_broker(daemon: &Daemon) -> Result<(), Error> {
 }
 
 fn city_rows(reader: &Reader) -> Result<Vec<IndicatorRow>, Error> {
-    let mut rows = reader.latest_indicators(None)?;
-    rows.retain(|row| row.level == Level::City);
-    Ok(rows)
+    Ok(reader.latest_indicators(None, Some(Level::City))?)
 }

@@ -76,7 +76,7 @@ fn line(description: &Description, of: &[Option<&IndicatorRow>], layout: Layout,
     }
     let target = description.target.as_ref().filter(|target| target.levels.contains(&Level::City));
     cells.push(Cell::new(target.map_or_else(String::new, target_text)));
-    let met = target.zip(newest.and_then(|row| row.value)).map(|(target, value)| is_met(target, value));
+    let met = target.zip(newest.and_then(|row| row.value)).map(|(target, value)| target.is_met(value));
     let (text, colour) = match met {
         Some(true) => ("yes", Color::Green),
         Some(false) => ("no", Color::Red),
@@ -103,13 +103,6 @@ fn target_text(target: &Target) -> String {
         TargetSense::AtMost => "≤",
     };
     format!("{sense} {}", target.value)
-}
-
-fn is_met(target: &Target, value: f64) -> bool {
-    match target.sense {
-        TargetSense::AtLeast => value >= target.value,
-        TargetSense::AtMost => value <= target.value,
-    }
 }
 
 /// A value with about four digits; `-` where there is none, which is not 0.

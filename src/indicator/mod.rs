@@ -113,6 +113,17 @@ pub struct Target {
     pub source: String,
 }
 
+impl Target {
+    /// Whether `value` reaches it.
+    #[must_use]
+    pub fn is_met(&self, value: f64) -> bool {
+        match self.sense {
+            TargetSense::AtLeast => value >= self.value,
+            TargetSense::AtMost => value <= self.value,
+        }
+    }
+}
+
 /// What people need to know of an indicator, apart from how it is computed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Description {
