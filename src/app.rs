@@ -317,6 +317,10 @@ fn start_tasks(config: &Config, listener: TcpListener, context: api::Context) ->
         let part = context.health.part(PartKind::Influx, &options.name, context.clock.now());
         tasks.spawn(sink::influx::run(options.clone(), from.clone(), part, stopped.clone()));
     }
+    if let Some(options) = &config.city_brain {
+        let part = context.health.part(PartKind::CityBrain, &options.name, context.clock.now());
+        tasks.spawn(sink::city_brain::run(options.clone(), from.clone(), part, stopped.clone()));
+    }
     tasks.spawn(api::serve(config.api.clone(), listener, context, stopped));
     (stop, tasks)
 }
