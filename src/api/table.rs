@@ -4,7 +4,6 @@ use axum::Json;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use serde_json::json;
 
 use super::error::ApiError;
 use super::params::Params;
@@ -42,6 +41,7 @@ pub(super) trait CsvRow {
 }
 
 /// Rows cut to `limit`, and whether some were left out.
+#[derive(Serialize)]
 pub(super) struct Rows<T> {
     rows: Vec<T>,
     truncated: bool,
@@ -57,7 +57,7 @@ impl<T: Serialize + CsvRow> Rows<T> {
 
     pub(super) fn respond(self, format: Format) -> Result<Response, ApiError> {
         match format {
-            Format::Json => Ok(Json(json!({ "rows": self.rows, "truncated": self.truncated })).into_response()),
+            Format::Json => Ok(Json(self).into_response()),
             Format::Csv => {
                 let csv = self.csv().map_err(|error| ApiError::internal(&error))?;
                 let truncated = HeaderValue::from_static(if self.truncated { "true" } else { "false" });

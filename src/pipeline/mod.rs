@@ -189,7 +189,9 @@ impl Driver {
             let progress = self.take_in(&mut entries);
             let idle = matches!(progress, Progress::Idle);
             let full = self.roller.open_bytes() >= self.pipeline.options.open_windows_bytes_max;
-            if (full || self.flush_due() || (stopping && idle)) && !self.flush() {
+            // At the start, and at the end, what was caught up with is written without waiting for its turn.
+            let caught_up = idle && (stopping || !self.pipeline.ready.load(Ordering::Acquire));
+            if (full || caught_up || self.flush_due()) && !self.flush() {
                 if stopping {
                     return; // The journal still has everything.
                 }
