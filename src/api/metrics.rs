@@ -7,6 +7,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -37,8 +38,10 @@ struct SinkLabels {
     feed: &'static str,
 }
 
-/// Numbers are read when they are asked for, so every value is a gauge of what is counted elsewhere.
+/// What may fall as well as rise.
 type Values<L> = Family<L, Gauge>;
+/// What only rises; it is counted elsewhere, kept over restarts, and put in whole when it is asked for.
+type Totals<L> = Family<L, Counter>;
 
 pub(super) async fn show(State(server): State<Server>) -> Result<Response, ApiError> {
     let feeds = server.readers.query(|reader, _| {
@@ -79,14 +82,16 @@ fn single(registry: &mut Registry, name: &str, help: &str, value: u64) {
 }
 
 fn register_ledger(registry: &mut Registry, ledger: &Ledger) {
-    single(registry, "messages_received", "Messages that the journal ever took", ledger.received);
+    let received = Counter::<u64>::default();
+    received.inc_by(ledger.received);
+    registry.register("messages_received", "Messages that the journal ever took", received);
     single(registry, "messages_pending", "Messages in the journal that were not decoded yet", ledger.pending);
     single(registry, "ledger_balanced", "1 where every message and reading is accounted for", ledger.balanced().into());
-    let mut families: BTreeMap<&'static str, Values<LedgerLabels>> = BTreeMap::new();
+    let mut families: BTreeMap<&'static str, Totals<LedgerLabels>> = BTreeMap::new();
     for (source, counts) in &ledger.sources {
         for (class, reason, count) in counts.entries() {
             let labels = LedgerLabels { source: source.to_string(), reason: reason.to_owned() };
-            families.entry(class).or_default().get_or_create(&labels).set(integer(count));
+            families.entry(class).or_default().get_or_create(&labels).inc_by(count);
         }
     }
     for (class, family) in families {

@@ -343,8 +343,8 @@ async fn state_ledger_sites_and_metrics_can_be_asked_for() {
     assert_eq!(kinds["kinds"], expected);
     let (_, metrics) = server.ask("/metrics").await;
     for line in [
-        "sitepulse_messages_received 3",
-        r#"sitepulse_messages_rejected{source="east",reason="malformed_json"} 1"#,
+        "sitepulse_messages_received_total 3",
+        r#"sitepulse_messages_rejected_total{source="east",reason="malformed_json"} 1"#,
         r#"sitepulse_part_state{kind="mqtt",name="east"} 3"#,
         "sitepulse_ledger_balanced 1",
     ] {
