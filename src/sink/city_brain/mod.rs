@@ -5,12 +5,14 @@
 //! of an old one is left to be sent out of order. Never keeps a row that the store does not have.
 
 mod message;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::time::Duration;
 
 use rumqttc::{AsyncClient, ClientError, ConnectReturnCode, ConnectionError, Event, EventLoop, LastWill, MqttOptions};
-use rumqttc::{Packet, QoS};
+use rumqttc::{NetworkOptions, Packet, QoS};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time;
@@ -280,7 +282,11 @@ impl Line {
         }
         let will = message::offline(&options.topic_prefix);
         mqtt.set_last_will(LastWill::new(will.topic, will.payload, QoS::AtLeastOnce, true));
-        let (client, events) = AsyncClient::new(mqtt, usize::from(IN_FLIGHT_MAX));
+        let (client, mut events) = AsyncClient::new(mqtt, usize::from(IN_FLIGHT_MAX));
+        let mut network = NetworkOptions::new();
+        // The client flushes message by message; none is to wait for the answer to the one before.
+        network.set_tcp_nodelay(true);
+        events.set_network_options(network);
         // Every message gets one word back, so this never fills and the driver never waits.
         let (speak, words) = mpsc::channel(2 * usize::from(IN_FLIGHT_MAX));
         Self { client, words, open: 0, driver: tokio::spawn(drive(events, speak)) }
