@@ -30,6 +30,8 @@ use crate::{api, sink, source};
 
 /// How long a stop may take in all; what is not done by then is done at the next start.
 const STOP_TIME_MAX: Duration = Duration::from_secs(9);
+/// Time between looks at whether all threads live.
+const LOOK: Duration = Duration::from_secs(1);
 /// How long sinks and the API may take to leave.
 const TASKS_STOP_TIME_MAX: Duration = Duration::from_secs(3);
 
@@ -83,7 +85,6 @@ pub struct Daemon {
     inventory: SharedInventory,
     descriptions: Arc<[Description]>,
     store: StorePath,
-    ready: Arc<AtomicBool>,
     sources: Sources,
     pipeline: (Arc<AtomicBool>, JoinHandle<()>),
     worker: (Arc<AtomicBool>, JoinHandle<()>),
@@ -157,7 +158,6 @@ impl Daemon {
             inventory,
             descriptions,
             store,
-            ready,
             sources,
             pipeline,
             worker,
@@ -196,9 +196,17 @@ impl Daemon {
         &self.store
     }
 
-    /// Whether the journal of the last run is in the store.
-    pub fn is_ready(&self) -> bool {
-        self.ready.load(Ordering::Acquire)
+    /// Waits until a thread that should run as long as the daemon has ended, which only a defect of ours can cause, and
+    /// gives its name. The journal has everything, so the remedy is to start anew.
+    pub async fn broken(&self) -> String {
+        let mut looks = tokio::time::interval(LOOK);
+        loop {
+            looks.tick().await;
+            let threads = self.sources.mqtt.iter().chain([&self.pipeline.1, &self.worker.1]);
+            if let Some(ended) = threads.into_iter().find(|thread| thread.is_finished()) {
+                return ended.thread().name().unwrap_or("unnamed").to_owned();
+            }
+        }
     }
 
     /// Stops reading, flushes, and leaves within ten seconds. Returns the ledger as it is at the end.

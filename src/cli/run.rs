@@ -21,9 +21,17 @@ pub fn run(config: Config, path: &Path) -> anyhow::Result<()> {
     runtime()?.block_on(async {
         let stop = stop_signal()?;
         let daemon = Daemon::start(config, Clock::system()).await?;
-        stop.await;
+        let broken = tokio::select! {
+            () = stop => None,
+            thread = daemon.broken() => Some(thread),
+        };
         daemon.stop().await;
-        Ok(())
+        match broken {
+            None => Ok(()),
+            Some(thread) => anyhow::bail!(
+                "the thread {thread} ended by a defect of ours; what it lacks is in the journal, start again"
+            ),
+        }
     })
 }
 
