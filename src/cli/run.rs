@@ -18,7 +18,7 @@ use crate::config::{Config, LogFormat, LogOptions};
 pub fn run(config: Config, path: &Path) -> anyhow::Result<()> {
     log_to_stderr(&config.log);
     info!(config = %path.display(), "starting");
-    runtime()?.block_on(async {
+    run_and_leave(runtime()?, async {
         let stop = stop_signal()?;
         let daemon = Daemon::start(config, Clock::system()).await?;
         let broken = tokio::select! {
@@ -41,7 +41,15 @@ pub fn run(config: Config, path: &Path) -> anyhow::Result<()> {
 /// Where the demo cannot run, or its ledger does not balance.
 #[cfg(feature = "demo")]
 pub fn demo(args: crate::demo::Args) -> anyhow::Result<()> {
-    Ok(runtime()?.block_on(crate::demo::run(args))?)
+    Ok(run_and_leave(runtime()?, crate::demo::run(args))?)
+}
+
+/// Runs `work`, and leaves whatever a thread still waits for: a runtime that is merely dropped waits for its blocking
+/// threads without end, such as the one that joins a pipeline which somebody locks out of the store.
+fn run_and_leave<T>(runtime: tokio::runtime::Runtime, work: impl Future<Output = T>) -> T {
+    let result = runtime.block_on(work);
+    runtime.shutdown_background();
+    result
 }
 
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
@@ -71,5 +79,26 @@ pub fn log_to_stderr(options: &LogOptions) {
     match options.format {
         LogFormat::Text => lines.with_ansi(to_terminal).with_target(false).init(),
         LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    #[test]
+    fn a_thread_that_does_not_end_does_not_keep_the_process() {
+        let (end, ended) = mpsc::channel::<()>();
+        let begun = Instant::now();
+        let left = run_and_leave(runtime().expect("a runtime"), async move {
+            tokio::task::spawn_blocking(move || ended.recv_timeout(Duration::from_mins(1)));
+            "left"
+        });
+        assert_eq!(left, "left");
+        assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+        drop(end);
     }
 }

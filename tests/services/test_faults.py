@@ -5,6 +5,7 @@ import math
 import random
 import signal
 import socket
+import sqlite3
 import subprocess
 import threading
 
@@ -223,6 +224,27 @@ def test_a_modbus_device_that_hangs_costs_only_itself(tmp_path):
             assert sitepulse.stop() < 10
         finally:
             sitepulse.close()
+
+
+def test_it_leaves_in_time_while_somebody_holds_the_store(broker, tmp_path):
+    sitepulse = Sitepulse(tmp_path, toml(broker).replace("200ms", "1m"), SITES, METERS)
+    try:
+        sitepulse.start()
+        connected(sitepulse)
+        with Publisher(broker.port) as publisher:
+            publisher.publish(f"telemetry/base_station/350102/{SITES[0]['site']}/dc", json.dumps({"ts": T0, "readings": {"pwr_w": 5.0}}))
+        wait_for("the reading", lambda: sitepulse.ledger()["readings"]["applied"] == 1)
+        held = sqlite3.connect(tmp_path / "data" / "sitepulse.db", isolation_level=None)
+        held.execute("BEGIN IMMEDIATE")
+        assert sitepulse.stop() < 10
+        held.execute("ROLLBACK")
+        held.close()
+        sitepulse.start()
+        ledger = sitepulse.settled(1, 1)
+        assert ledger["readings"]["applied"] == 1, ledger
+        assert_balanced(ledger)
+    finally:
+        sitepulse.close()
 
 
 def test_a_second_collector_on_the_same_folder_refuses_and_says_why(broker, tmp_path):
