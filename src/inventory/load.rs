@@ -15,8 +15,8 @@ use crate::problem::Problem;
 /// Kinds of site that we know; others may be used, but none that looks like a slip of one of these.
 const KINDS: [&str; 3] = ["base_station", "data_centre", "port"];
 
-/// Measurement that the time-series store uses for something else.
-const KIND_RESERVED: &str = "indicator";
+/// No kind of site: the measurement that the time-series store keeps indicators in.
+pub const KIND_RESERVED: &str = "indicator";
 
 /// Port of a Modbus TCP device that names none.
 const MODBUS_PORT: u16 = 502;

@@ -16,7 +16,7 @@ use std::sync::{Arc, RwLock};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-pub use load::{Files, load};
+pub use load::{Files, KIND_RESERVED, load};
 pub use name::{check_lower_snake, check_name};
 pub use profile::{Band, ByteOrder, DataType, MetricDef, Profile, Register, RegisterTable, UnknownMetrics};
 pub use profile_file::{ProfileSet, load_profiles, parse_profile, toml_files};

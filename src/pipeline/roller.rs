@@ -13,7 +13,7 @@ use super::registry::{stored, unlisted};
 use super::{Options, Unregistered};
 use crate::decode::topic::Topic;
 use crate::decode::{modbus, native};
-use crate::inventory::{Inventory, Profile, SharedInventory, UnknownMetrics};
+use crate::inventory::{Inventory, KIND_RESERVED, Profile, SharedInventory, UnknownMetrics};
 use crate::journal::Entry;
 use crate::ledger::{Invalid, Ledger, Rejection};
 use crate::model::{
@@ -272,6 +272,9 @@ impl Roller {
             Unregistered::Refuse => return Err(Rejection::Unregistered),
             Unregistered::Accept { devices_max, .. } => devices_max,
         };
+        if levels.kind == KIND_RESERVED {
+            return Err(Rejection::UnknownTopic);
+        }
         if self.unregistered >= devices_max {
             return Err(Rejection::UnregisteredLimit);
         }

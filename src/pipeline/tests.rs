@@ -172,6 +172,7 @@ fn every_message_and_reading_lands_under_its_own_count() {
     world.apply(&reading(0, 6.0, 1.0));
     world.apply(&frame(meter, "{", 0));
     world.apply(&frame("elsewhere", r#"{"readings":{"pwr_w":1}}"#, 0));
+    world.apply(&frame("telemetry/indicator/a/new/d", r#"{"readings":{"value":1}}"#, 0));
     world.apply(&frame(meter, r#"{"readings":{"pwr_w":-1,"energy_kwh":"x","odd":1}}"#, 0));
     world.apply(&frame(meter, &format!(r#"{{"ts":{},"readings":{{"pwr_w":1}}}}"#, T0 + 600_000), 0));
     world.apply(&frame(meter, &format!(r#"{{"ts":{},"readings":{{"pwr_w":1}}}}"#, T0 - 90_000_000), 0));
@@ -183,7 +184,7 @@ fn every_message_and_reading_lands_under_its_own_count() {
     let total = ledger.total();
     let rejected = [
         (Rejection::MalformedJson, 1),
-        (Rejection::UnknownTopic, 1),
+        (Rejection::UnknownTopic, 2),
         (Rejection::UnregisteredLimit, 1),
         (Rejection::JournalDamage, 3),
     ];
