@@ -151,7 +151,12 @@ impl Line {
         }
         self.text.push(if self.fields == 0 { ' ' } else { ',' });
         for part in key {
-            escape(&mut self.text, part, ",= ");
+            if part.contains('"') {
+                // Legal, but VictoriaMetrics takes it for the start of a text value, and stores 0.
+                escape(&mut self.text, &part.replace('"', "_"), ",= ");
+            } else {
+                escape(&mut self.text, part, ",= ");
+            }
         }
         self.fields += 1;
         self.text.push('=');
@@ -231,6 +236,7 @@ mod tests {
             assert_eq!(line("m", ("t", name), "f", 1.0), Some(expected), "{name:?}");
         }
         assert_eq!(line("#m", ("t", "v"), "f", 1.0).as_deref(), Some("_m,t=v f=1 7"));
+        assert_eq!(line("m", ("t", "\"v"), "\"f\\\"", 1.0).as_deref(), Some(r#"m,t="v _f\_=1 7"#));
     }
 
     #[test]
