@@ -186,12 +186,9 @@ fn load_indicators(folder: &Path, problems: &mut Vec<Problem>) -> Vec<indicator:
     let mut definitions = Vec::new();
     for file in files {
         let shown = file.display().to_string();
-        let parsed = std::fs::read_to_string(&file)
-            .map_err(|error| vec![Problem::new(shown.clone(), "", format!("cannot read the file: {error}"))])
-            .and_then(|text| indicator::parse(&shown, &text));
-        match parsed {
-            Ok(mut read) => definitions.append(&mut read),
-            Err(mut found) => problems.append(&mut found),
+        match std::fs::read_to_string(&file) {
+            Ok(text) => definitions.append(&mut indicator::read(&shown, &text, problems)),
+            Err(error) => problems.push(Problem::new(shown, "", format!("cannot read the file: {error}"))),
         }
     }
     definitions

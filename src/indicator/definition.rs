@@ -214,9 +214,14 @@ pub enum Quorum {
 /// Every fault of the file: unknown keys, formulas that do not parse, units that do not fit as far as inputs state theirs.
 pub fn parse(file: &str, text: &str) -> Result<Vec<Definition>, Vec<Problem>> {
     let mut problems = Vec::new();
-    let tables = table::tables(file, text, "indicator", &mut problems);
-    let definitions: Vec<_> = tables.into_iter().filter_map(|table| definition(file, table, &mut problems)).collect();
+    let definitions = read(file, text, &mut problems);
     if problems.is_empty() { Ok(definitions) } else { Err(problems) }
+}
+
+/// Reads one file; what can be read of it comes back beside its problems, to be checked further.
+pub fn read(file: &str, text: &str, problems: &mut Vec<Problem>) -> Vec<Definition> {
+    let tables = table::tables(file, text, "indicator", problems);
+    tables.into_iter().filter_map(|table| definition(file, table, problems)).collect()
 }
 
 fn definition(file: &str, mut table: Table<'_>, problems: &mut Vec<Problem>) -> Option<Definition> {

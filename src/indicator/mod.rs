@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 pub use check::check;
 pub use compute::{Computation, compute};
 pub use definition::{
-    Definition, Hearing, Input, MetricInput, NamedInput, Over, Quorum, SeriesAggregate, descriptions, parse,
+    Definition, Hearing, Input, MetricInput, NamedInput, Over, Quorum, SeriesAggregate, descriptions, parse, read,
 };
 pub use formula::{Formula, FormulaError, Outcome};
 pub use unit::{Unit, UnknownUnit};
