@@ -1,3 +1,4 @@
 //! Tests of the whole library in one binary, which links fast.
 
 mod config_cases;
+mod tidy;
