@@ -43,17 +43,26 @@ struct Message {
 pub(super) struct Broadcast {
     events: broadcast::Sender<Message>,
     clients: Arc<AtomicUsize>,
+    /// Whether a place in the feed is known from which clients can be served.
+    placed: watch::Receiver<bool>,
     stop: watch::Receiver<bool>,
 }
 
 /// Starts the task that looks.
 pub(super) fn start(context: Context, readers: Readers, stop: watch::Receiver<bool>) -> Broadcast {
     let (events, _) = broadcast::channel(EVENTS_MAX);
-    tokio::spawn(look(context, readers, events.clone(), stop.clone()));
-    Broadcast { events, clients: Arc::default(), stop }
+    let (place, placed) = watch::channel(false);
+    tokio::spawn(look(context, readers, events.clone(), place, stop.clone()));
+    Broadcast { events, clients: Arc::default(), placed, stop }
 }
 
-async fn look(context: Context, readers: Readers, events: broadcast::Sender<Message>, mut stop: watch::Receiver<bool>) {
+async fn look(
+    context: Context,
+    readers: Readers,
+    events: broadcast::Sender<Message>,
+    place: watch::Sender<bool>,
+    mut stop: watch::Receiver<bool>,
+) {
     let mut ticks = tokio::time::interval(LOOK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut after = None;
@@ -63,12 +72,20 @@ async fn look(context: Context, readers: Readers, events: broadcast::Sender<Mess
             _ = ticks.tick() => {}
             _ = stop.wait_for(|&stop| stop) => return,
         }
-        // Nobody hears what was before; the page loads that itself.
-        if events.receiver_count() == 0 {
-            after = None;
-            continue;
+        if after.is_none() || events.receiver_count() == 0 {
+            let end = readers.query(|reader, _| Ok(reader.feed_end(Feed::Indicator)?)).await.ok();
+            // Whoever came meanwhile is to hear what was stored since, so the place stays then.
+            if after.is_none() || events.receiver_count() == 0 {
+                after = end.or(after);
+                place.send_replace(after.is_some());
+            }
+            if events.receiver_count() == 0 {
+                continue;
+            }
         }
-        after = indicators(&context, &readers, &events, after).await;
+        if let Some(reached) = after {
+            after = Some(indicators(&context, &readers, &events, reached).await);
+        }
         if looks.is_multiple_of(STATUS_EVERY) {
             send(&events, "ledger", &(context.ledger)());
             send(&events, "health", &json!({ "parts": context.health.snapshot() }));
@@ -78,25 +95,14 @@ async fn look(context: Context, readers: Readers, events: broadcast::Sender<Mess
 }
 
 /// Sends the indicators stored after place `after` of the feed; returns the place reached.
-async fn indicators(
-    context: &Context,
-    readers: &Readers,
-    events: &broadcast::Sender<Message>,
-    after: Option<u64>,
-) -> Option<u64> {
-    let read = readers.query(move |reader, _| match after {
-        None => Ok((reader.feed_end(Feed::Indicator)?, Vec::new())),
-        Some(after) => {
-            let rows = reader.indicators_after(after, ROWS_MAX)?;
-            Ok((rows.last().map_or(after, |row| row.seq), rows))
-        }
-    });
-    let Ok((reached, rows)) = read.await else { return after };
+async fn indicators(context: &Context, readers: &Readers, events: &broadcast::Sender<Message>, after: u64) -> u64 {
+    let read = readers.query(move |reader, _| Ok(reader.indicators_after(after, ROWS_MAX)?));
+    let Ok(rows) = read.await else { return after };
     let inventory = context.inventory.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
     for row in IndicatorJson::all(&rows, &context.descriptions, &inventory, &context.zone) {
         send(events, "indicator", &row);
     }
-    Some(reached)
+    rows.last().map_or(after, |row| row.seq)
 }
 
 fn send(events: &broadcast::Sender<Message>, name: &'static str, data: &impl Serialize) {
@@ -124,6 +130,9 @@ pub(super) async fn stream(
         return Err(ApiError::busy(format!("{CLIENTS_MAX} clients listen already; close a page or ask again later")));
     }
     let client = Client(live.clients.clone());
+    // Without a place what is stored from now on could be missed; a store that cannot be read must not keep clients out.
+    let mut placed = live.placed;
+    let _ = tokio::time::timeout(2 * LOOK, placed.wait_for(|&placed| placed)).await;
     let events = unfold((live.events.subscribe(), live.stop, client), |(mut events, mut stop, client)| async move {
         let received = tokio::select! {
             received = events.recv() => received,

@@ -59,7 +59,14 @@ impl Params {
     pub(super) fn span(&self, now: Timestamp, span_ms: i64) -> Result<(Timestamp, Timestamp), ApiError> {
         let time = |name: &str| {
             let parsed = self.text(name).map(Timestamp::parse).transpose();
-            parsed.map_err(|error| ApiError::bad(format!("parameter `{name}`: {error}")))
+            let parsed = parsed.map_err(|error| ApiError::bad(format!("parameter `{name}`: {error}")))?;
+            // Arithmetic of windows is exact for times that have a date, and overflows somewhere beyond.
+            match parsed.filter(|time| jiff::Timestamp::from_millisecond(time.as_millis()).is_err()) {
+                None => Ok(parsed),
+                Some(_) => {
+                    Err(ApiError::bad(format!("parameter `{name}`: give a time from the year -9999 to the year 9999")))
+                }
+            }
         };
         // One past now, so that a window that starts right now is in.
         let to = time("to")?.unwrap_or(now.plus_millis(1));

@@ -194,7 +194,7 @@ fn read(reader: &Reader, asked: &Asked, deadline: Deadline) -> Result<Vec<Rollup
         return Err(QueryError::Client(Deadline::error()));
     }
     if let Some(silent) = &mut silent {
-        silent.until(asked.to.min(asked.now), asked, &mut rows);
+        silent.until(asked.to.min(asked.now).min(silent.service_end), asked, &mut rows);
     }
     Ok(rows)
 }
@@ -239,6 +239,8 @@ struct Silent {
     metric: Arc<str>,
     definition: MetricDef,
     next: WindowStart,
+    /// Nothing is due from here on.
+    service_end: Timestamp,
     final_until: Option<Timestamp>,
 }
 
@@ -254,9 +256,14 @@ impl Silent {
         };
         // Without an interval nothing is due, so nothing can be missing.
         device.interval_ms?;
-        let (start, _) = asked.window.bounds(asked.from, &asked.zone);
-        let next = if start < asked.from { asked.window.bounds(asked.from, &asked.zone).1 } else { start };
-        Some(Self { device: id, metric: name, definition, next, final_until })
+        // Years before the site was in service are not walked through window by window.
+        let site = asked.inventory.site_of(device);
+        let service_start = site.in_service_from.map_or(asked.from, |from| asked.window.bounds(from, &asked.zone).0);
+        let from = asked.from.max(service_start);
+        let (start, end) = asked.window.bounds(from, &asked.zone);
+        let next = if start < from { end } else { start };
+        let service_end = site.in_service_to.unwrap_or(asked.now);
+        Some(Self { device: id, metric: name, definition, next, service_end, final_until })
     }
 
     fn heard(&mut self, end: Timestamp) {

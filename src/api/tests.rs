@@ -60,7 +60,14 @@ fn inventory() -> Inventory {
         unknown_metrics: UnknownMetrics::Refuse,
         metrics: vec![power, energy],
     };
-    for (name, registered) in [("meter", true), ("stray", false)] {
+    // In service for three minutes, and never heard.
+    let silent = inventory.add_site(Site {
+        id: Arc::from("B_2"),
+        in_service_from: Some(T0.plus_millis(-600_000)),
+        in_service_to: Some(T0.plus_millis(-420_000)),
+        ..inventory.sites()[site].clone()
+    });
+    for (site, name, registered) in [(site, "meter", true), (site, "stray", false), (silent, "meter", true)] {
         inventory.add_device(Device {
             id: DeviceId(0),
             site,
@@ -268,6 +275,16 @@ async fn a_series_has_its_rows_and_the_minutes_in_which_it_was_silent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_series_is_silent_only_while_its_site_is_in_service_however_long_ago_one_asks_from() {
+    let server = Running::start(None).await;
+    // Walking through ten thousand years of minutes would take minutes.
+    let path = "/api/v1/rollups?site=B_2&device=meter&metric=pwr_w&from=-374000000000000";
+    let answer = tokio::time::timeout(Duration::from_secs(5), server.json(path)).await.expect("in time");
+    let starts: Vec<_> = answer["rows"].as_array().expect("rows").iter().map(|row| row["start"].clone()).collect();
+    assert_eq!(starts, ["2026-11-24T07:50:00Z", "2026-11-24T07:51:00Z", "2026-11-24T07:52:00Z"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_come_as_csv_too_and_say_where_they_were_cut() {
     let server = Running::start(None).await;
     let url = format!("http://{}/api/v1/rollups?site=B_1&format=csv&limit=1&from=1795503600000", server.address);
@@ -306,6 +323,8 @@ async fn what_is_asked_wrongly_is_refused_with_what_would_be_right() {
         ("/api/v1/rollups?window=2m", 400, "1m, 5m, 15m, 1h, 1d"),
         ("/api/v1/rollups?from=yesterday", 400, "RFC 3339"),
         ("/api/v1/rollups?from=2026-11-24T08:00:00Z&to=2026-11-24T07:00:00Z", 400, "lies after"),
+        ("/api/v1/rollups?site=B_1&device=meter&metric=pwr_w&from=-9223372036854775808", 400, "year"),
+        ("/api/v1/indicators?to=9223372036854775807", 400, "year"),
         ("/api/v1/rollups?limit=0", 400, "1 to 100000"),
         ("/api/v1/rollups?format=xml", 400, "json nor csv"),
         ("/api/v1/rollups?device=meter", 400, "needs `site`"),
@@ -339,7 +358,7 @@ async fn state_ledger_sites_and_metrics_can_be_asked_for() {
     let sites = server.json("/api/v1/sites?kind=base_station").await["rows"].take();
     assert_eq!((&sites[0]["name"], &sites[0]["devices"][0]["metrics"][1]["unit"]), (&json!(HOSTILE), &json!("kWh")));
     let kinds = server.json("/api/v1/sites?summary=true").await;
-    let expected = json!([{ "kind": "base_station", "sites": 1, "heard_sites": 0, "registered_devices": 1, "unregistered_devices": 1 }]);
+    let expected = json!([{ "kind": "base_station", "sites": 2, "heard_sites": 0, "registered_devices": 2, "unregistered_devices": 1 }]);
     assert_eq!(kinds["kinds"], expected);
     let (_, metrics) = server.ask("/metrics").await;
     for line in [
@@ -377,6 +396,20 @@ async fn a_configured_token_is_wanted_everywhere_but_for_life_signs_and_the_page
     let pair = cookie.split(';').next().expect("a pair");
     let answer = client.get(url("/api/v1/ledger")).header("cookie", pair).send().await.expect("an answer");
     assert_eq!(answer.status(), StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stored_right_after_a_client_came_does_not_fall_between_two_looks() {
+    let server = Running::start(None).await;
+    let mut stream = reqwest::get(format!("http://{}/api/v1/live", server.address)).await.expect("a stream");
+    store_indicator(&server.store, &indicator(T0, Some(1.5)));
+    let mut heard = String::new();
+    let read = async {
+        while !heard.contains("event: indicator") {
+            heard.push_str(&String::from_utf8_lossy(&stream.chunk().await.expect("a chunk").expect("more")));
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), read).await.expect("in time");
 }
 
 #[tokio::test(flavor = "multi_thread")]
