@@ -7,6 +7,7 @@ mod chart;
 mod error;
 mod indicators;
 mod inventory;
+mod listen;
 mod live;
 mod metrics;
 mod page;
@@ -42,7 +43,11 @@ use crate::inventory::{Inventory, SharedInventory};
 use crate::ledger::Ledger;
 use crate::store::StorePath;
 use error::ApiError;
+use listen::Bounded;
 use readers::Readers;
+
+/// Connections at once.
+const CONNECTIONS_MAX: usize = 512;
 
 /// How the API listens.
 #[derive(Clone, PartialEq, Eq)]
@@ -105,6 +110,7 @@ pub async fn serve(options: Options, listener: TcpListener, context: Context, st
         // An error means that the sender is gone, which is a stop too.
         let _ = stopped.wait_for(|&stop| stop).await;
     };
+    let listener = Bounded::new(listener, CONNECTIONS_MAX);
     if let Err(error) = axum::serve(listener, router(server)).with_graceful_shutdown(until).await {
         error!(%error, "the api ended");
     }
