@@ -34,6 +34,8 @@ const STOP_TIME_MAX: Duration = Duration::from_secs(9);
 const LOOK: Duration = Duration::from_secs(1);
 /// How long sinks and the API may take to leave.
 const TASKS_STOP_TIME_MAX: Duration = Duration::from_secs(3);
+/// How long the journal may take to commit what is queued, after everything else.
+const JOURNAL_STOP_TIME_MAX: Duration = Duration::from_millis(500);
 
 /// Why the daemon did not start.
 #[derive(Debug, thiserror::Error)]
@@ -218,12 +220,19 @@ impl Daemon {
             warn!("not everything stopped in time; what the store lacks is in the journal and read at the next start");
         }
         let ledger = board.ledger(|| journal.end());
+        // The last handle, unless a thread did not stop: what is queued is committed, the journal's thread ends.
+        let closing = tokio::task::spawn_blocking(move || drop(journal));
+        match tokio::time::timeout(JOURNAL_STOP_TIME_MAX, closing).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => error!(%error, "the journal failed to close"),
+            Err(_) => warn!("the journal did not close in time; what is not on disk was not acknowledged"),
+        }
         info!("stopped");
         ledger
     }
 
     async fn stop_in_order(self) {
-        let Self { sources, pipeline, worker, tasks, journal, .. } = self;
+        let Self { sources, pipeline, worker, tasks, .. } = self;
         sources.stop.store(true, Ordering::Release);
         sources.stop_modbus.send_replace(true);
         if let Err(error) = sources.modbus.await {
@@ -241,11 +250,6 @@ impl Daemon {
         let all = async { while tasks.join_next().await.is_some() {} };
         if tokio::time::timeout(TASKS_STOP_TIME_MAX, all).await.is_err() {
             warn!("a sink or the API did not leave in time");
-        }
-        // The last handle: what is queued is committed, the thread ends.
-        let closed = tokio::task::spawn_blocking(move || drop(journal)).await;
-        if let Err(error) = closed {
-            error!(%error, "the journal failed to close");
         }
     }
 }

@@ -36,6 +36,8 @@ const READ_BYTES: usize = 256 * 1024;
 const IDLE_WAIT: Duration = Duration::from_millis(100);
 /// Wait after a flush or a read that failed.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
+/// How long a stop goes on reading; a longer backlog is read at the next start.
+const STOP_READING_MAX: Duration = Duration::from_secs(2);
 
 /// What becomes of devices that publish without being listed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,7 +109,7 @@ pub struct Pipeline {
     pub part: Arc<Part>,
     /// Set once the journal, as it was at the start, is in the store.
     pub ready: Arc<AtomicBool>,
-    /// Ends it: what the journal holds by then is read and flushed first.
+    /// Ends it: what the journal holds by then is read first, as far as that takes two seconds, and flushed.
     pub stop: Arc<AtomicBool>,
 }
 
@@ -128,6 +130,7 @@ impl Pipeline {
             reader: self.journal.reader(position),
             caught_up_at: self.journal.end(),
             flushed: Instant::now(),
+            reads_until: None,
             counters,
             roller,
             pipeline: self,
@@ -178,6 +181,8 @@ struct Driver {
     roller: Roller,
     caught_up_at: JournalPosition,
     flushed: Instant,
+    /// Set when a stop was seen: nothing is read after it.
+    reads_until: Option<Instant>,
     counters: Counters,
 }
 
@@ -185,8 +190,12 @@ impl Driver {
     fn run(mut self) {
         let mut entries = Vec::new();
         loop {
-            let stopping = self.pipeline.stop.load(Ordering::Acquire);
-            let progress = self.take_in(&mut entries);
+            if self.pipeline.stop.load(Ordering::Acquire) {
+                self.reads_until.get_or_insert_with(|| Instant::now() + STOP_READING_MAX);
+            }
+            let stopping = self.reads_until.is_some();
+            let overdue = self.reads_until.is_some_and(|until| Instant::now() >= until);
+            let progress = if overdue { Progress::Idle } else { self.take_in(&mut entries) };
             let idle = matches!(progress, Progress::Idle);
             let full = self.roller.open_bytes() >= self.pipeline.options.open_windows_bytes_max;
             // At the start, and at the end, what was caught up with is written without waiting for its turn.

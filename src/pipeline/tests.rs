@@ -2,15 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::tz::TimeZone;
 use proptest::prelude::{Just, Strategy, any, prop};
 
-use super::{Options, Roller, Unregistered, adopt};
+use super::{Counters, Driver, LedgerBoard, Options, Pipeline, Roller, Unregistered, adopt};
+use crate::clock::Clock;
+use crate::health::{Health, PartKind};
 use crate::inventory::{Connection, Device, Inventory, MetricDef, Profile, SharedInventory, Site, UnknownMetrics};
-use crate::journal::Entry;
+use crate::journal::{self, Entry, Folder, Journal};
 use crate::ledger::{Invalid, Ledger, Rejection};
 use crate::model::{DeviceId, Frame, FrameKind, MetricKind, Timestamp, Window};
 use crate::store::{Devices, Flush, Reader, SeriesQuery, SeriesRow, StorePath, Writer, WriterOptions};
@@ -237,6 +240,56 @@ fn a_late_reading_amends_its_own_window_and_the_step_into_the_next_row() {
     let amended = [(2, 1, 2, None), (2, 1, 2, Some(1.0))];
     let next = [(1, 0, 2, None), (1, 0, 2, Some(7.0))];
     assert_eq!(facts, [amended, next].concat());
+}
+
+#[test]
+fn a_stop_leaves_a_long_backlog_to_the_next_start() {
+    let World { folder, writer, roller, inventory } = World::new();
+    let clock = Clock::system();
+    let health = Health::default();
+    let options_of_journal = journal::Options {
+        folder: folder.path().to_owned(),
+        bytes_max: 1 << 30,
+        segment_bytes: 1 << 30,
+        commit_interval: Duration::ZERO,
+    };
+    let storage = Arc::new(Folder::open(folder.path()).expect("a folder"));
+    let part = health.part(PartKind::Journal, "journal", clock.now());
+    let journal = Journal::open(storage, options_of_journal, roller.position(), part, clock).expect("a journal");
+    let (kept, is_kept) = std::sync::mpsc::channel();
+    let backlog = (0..100).map(|at| match reading(at, 5.0, 1.0) {
+        Entry::Frame(frame) => frame,
+        Entry::Lost { .. } => unreachable!("a reading is a frame"),
+    });
+    let receipt = Box::new(move || kept.send(()).expect("the test waits"));
+    journal.inlet().append(backlog.collect(), receipt).expect("room");
+    is_kept.recv().expect("the backlog is on disk");
+
+    let part = health.part(PartKind::Pipeline, "pipeline", clock.now());
+    let journal = Arc::new(journal);
+    let driver = Driver {
+        reader: journal.reader(roller.position()),
+        caught_up_at: journal.end(),
+        flushed: Instant::now(),
+        // The time for reading is over.
+        reads_until: Some(Instant::now()),
+        counters: Counters::of(&part),
+        roller,
+        pipeline: Pipeline {
+            journal: journal.clone(),
+            writer,
+            inventory,
+            board: Arc::<LedgerBoard>::default(),
+            options: options(),
+            clock,
+            part,
+            ready: Arc::<AtomicBool>::default(),
+            stop: Arc::new(AtomicBool::new(true)),
+        },
+    };
+    driver.run();
+    let world = World::open(folder);
+    assert_eq!((world.roller.position().0, journal.end().0), (0, 100));
 }
 
 fn deliveries() -> impl Strategy<Value = (Vec<Entry>, Vec<Entry>)> {
