@@ -257,6 +257,11 @@ impl Roller {
         let levels = Topic::parse(topic).ok_or(Rejection::UnknownTopic)?;
         let snapshot = self.inventory.read().unwrap_or_else(PoisonError::into_inner).clone();
         let known = snapshot.find_device(levels.site, levels.device);
+        let listed = known.is_some_and(|device| self.plans[device.index()].registered);
+        if !listed && self.options.unregistered == Unregistered::Refuse {
+            // Also of a device that was taken in, or listed, in an earlier run.
+            return Err(Rejection::Unregistered);
+        }
         drop(snapshot); // or else adding to it would copy it
         let device = known.map_or_else(|| self.take_in(levels), Ok)?;
         // One topic per device is the rule; a device that is heard on ever new ones does not fill the memory.

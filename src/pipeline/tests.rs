@@ -102,6 +102,14 @@ impl World {
         Self::open(folder)
     }
 
+    /// Goes on with another policy, as after a restart with another configuration.
+    fn set_unregistered(&mut self, unregistered: Unregistered) {
+        let (ledger, position) = (self.roller.ledger().clone(), self.roller.position());
+        let options = Options { unregistered, ..options() };
+        let roller = Roller::new(options, self.inventory.clone(), ledger, position, &self.writer);
+        self.roller = roller.expect("a roller");
+    }
+
     fn apply(&mut self, entry: &Entry) {
         self.roller.apply(entry, &self.writer).expect("the store answers");
     }
@@ -290,6 +298,20 @@ fn a_stop_leaves_a_long_backlog_to_the_next_start() {
     driver.run();
     let world = World::open(folder);
     assert_eq!((world.roller.position().0, journal.end().0), (0, 100));
+}
+
+#[test]
+fn a_refusing_policy_holds_for_devices_that_were_taken_in_before() {
+    let mut world = World::new();
+    let message = frame("telemetry/k/a/new/d", r#"{"readings":{"a":1}}"#, 0);
+    world.apply(&message);
+    world.flush(Timestamp::from_millis(T0 + 1_000));
+    let mut world = world.crash();
+    world.set_unregistered(Unregistered::Refuse);
+    world.apply(&message);
+    world.apply(&message);
+    let rejected = world.ledger().total().rejected;
+    assert_eq!(rejected, [(Rejection::Unregistered, 2)].into());
 }
 
 fn deliveries() -> impl Strategy<Value = (Vec<Entry>, Vec<Entry>)> {
