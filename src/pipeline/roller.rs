@@ -388,7 +388,7 @@ impl Roller {
                 source: frame.source.clone(),
                 topic: frame.topic.clone(),
                 reason: reason.label(),
-                payload: frame.payload.clone(),
+                payload: frame.payload[..frame.payload.len().min(store::DEAD_LETTER_BYTES_MAX)].into(),
             });
         }
     }

@@ -314,6 +314,14 @@ fn a_refusing_policy_holds_for_devices_that_were_taken_in_before() {
     assert_eq!(rejected, [(Rejection::Unregistered, 2)].into());
 }
 
+#[test]
+fn a_rejected_message_is_remembered_by_its_beginning_only() {
+    let mut world = World::new();
+    world.apply(&frame("elsewhere", &"x".repeat(1 << 18), 0));
+    let parts = world.roller.flush_parts();
+    assert_eq!(parts.dead_letters[0].payload.len(), 1_024);
+}
+
 fn deliveries() -> impl Strategy<Value = (Vec<Entry>, Vec<Entry>)> {
     let times = prop::collection::btree_map(-3_600_000i64..600_000, (0.0..9_999.0f64, 0.0..1e6f64), 1..40);
     times

@@ -36,7 +36,7 @@ pub use feed::{Change, Feed, Quarantined, SideWriter, SinkState};
 pub use indicators::{IndicatorQuery, IndicatorRow, StaleWindow};
 pub use read::Reader;
 pub use series::{Devices, SeriesQuery, SeriesRow};
-pub use write::{DeadLetter, Flush, FlushedRow, StoredDevice, Writer, WriterOptions};
+pub use write::{DEAD_LETTER_BYTES_MAX, DeadLetter, Flush, FlushedRow, StoredDevice, Writer, WriterOptions};
 
 /// Why the store did not do what was asked.
 #[derive(Debug, thiserror::Error)]

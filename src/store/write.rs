@@ -15,7 +15,7 @@ use crate::model::{DeviceId, JournalPosition, MetricId, Timestamp, Window, Windo
 use crate::rollup::DeviceWindow;
 
 /// Bytes of a rejected payload that are kept.
-const DEAD_LETTER_BYTES_MAX: usize = 1_024;
+pub const DEAD_LETTER_BYTES_MAX: usize = 1_024;
 
 /// What the writer needs to know of the configuration.
 #[derive(Clone, Debug)]
