@@ -1,6 +1,7 @@
-//! What is wrong with a configuration, in a form that a person can act on.
+//! What is wrong, in a form that a person can act on: faults of a configuration, and errors with what caused them.
 
 use std::fmt;
+use std::fmt::Write as _;
 
 /// One fault of the configuration: where it is, what it is, and what would be right.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,4 +29,19 @@ impl fmt::Display for Problem {
             write!(f, "{}: {}: {}", self.file, self.key, self.message)
         }
     }
+}
+
+/// An error with its causes, each once: many errors repeat their cause in their own words.
+#[must_use]
+pub fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        let cause = error.to_string();
+        if !text.contains(&cause) {
+            write!(text, ": {cause}").expect("invariant: writing to a string does not fail");
+        }
+        next = error.source();
+    }
+    text
 }

@@ -17,6 +17,7 @@ use super::definition::Definition;
 use crate::clock::Clock;
 use crate::health::{Counter, Part, State};
 use crate::inventory::{Inventory, SharedInventory};
+use crate::problem::with_causes;
 use crate::store::{Devices, Error, Reader, SeriesQuery, SideWriter, StaleWindow, StorePath};
 
 /// Marks that are read at once.
@@ -88,7 +89,7 @@ impl Worker {
                 Err(error) => {
                     connections = None;
                     self.counters.failures.add(1);
-                    let detail = chain(&error);
+                    let detail = with_causes(&error);
                     if self.part.report(State::Down, detail.clone(), self.clock.now()) {
                         warn!(error = detail, "indicators wait for the store");
                     }
@@ -180,12 +181,6 @@ impl Worker {
             }
         }
     }
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 #[cfg(test)]

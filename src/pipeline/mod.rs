@@ -25,6 +25,7 @@ use crate::inventory::SharedInventory;
 use crate::journal::{Entry, Journal, Reader};
 use crate::ledger::Ledger;
 use crate::model::JournalPosition;
+use crate::problem::with_causes;
 use crate::store::{Flush, Writer};
 
 pub use registry::adopt;
@@ -311,7 +312,7 @@ impl Driver {
     }
 
     fn trouble(&self, what: &'static str, error: &dyn std::error::Error) {
-        let cause = chain(error);
+        let cause = with_causes(error);
         if self.pipeline.part.report(State::Down, format!("{what}: {cause}"), self.pipeline.clock.now()) {
             error!(cause, "{what}; the journal keeps what comes in, trying again");
         } else {
@@ -324,16 +325,4 @@ enum Progress {
     Some,
     Idle,
     Failed,
-}
-
-/// An error and its causes in one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -1,8 +1,8 @@
 //! A sink's connections to the store, used on threads that may block.
 
-use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::problem::with_causes;
 use crate::store::{Error, Reader, SideWriter, StorePath};
 
 /// A reader and a writer of the store, opened when they are first needed and again after a failure.
@@ -43,18 +43,4 @@ impl Desk {
             Err(broken) => Err(format!("reading the store broke off: {broken}")),
         }
     }
-}
-
-/// An error with its causes, each once: many errors repeat their cause in their own words.
-pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        let cause = error.to_string();
-        if !text.contains(&cause) {
-            write!(text, ": {cause}").expect("invariant: writing to a string does not fail");
-        }
-        next = error.source();
-    }
-    text
 }

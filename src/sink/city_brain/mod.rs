@@ -19,10 +19,11 @@ use tokio::time;
 use tracing::{info, warn};
 
 use super::backoff::Backoff;
-use super::desk::{Desk, with_causes};
+use super::desk::Desk;
 use super::{Context, describe, stopped};
 use crate::health::{Counter, Part, State};
 use crate::model::Timestamp;
+use crate::problem::with_causes;
 use crate::report::IndicatorJson;
 use crate::source::mqtt::Login;
 use crate::store::{Error as StoreError, Feed, IndicatorQuery, IndicatorRow, Reader};

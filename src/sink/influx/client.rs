@@ -17,7 +17,7 @@ use reqwest::header::{CONTENT_ENCODING, HeaderMap, HeaderValue};
 
 use super::Options;
 use super::policy::Answer;
-use crate::sink::desk::with_causes;
+use crate::problem::with_causes;
 
 /// Characters of a store's words that are kept.
 const REASON_CHARS_MAX: usize = 1_000;
