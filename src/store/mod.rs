@@ -34,7 +34,7 @@ use rusqlite::{Connection, OpenFlags};
 
 pub use feed::{Change, Feed, Quarantined, SideWriter, SinkState};
 pub use indicators::{IndicatorQuery, IndicatorRow, StaleWindow};
-pub use read::Reader;
+pub use read::{Interrupter, Reader};
 pub use series::{Devices, SeriesQuery, SeriesRow};
 pub use write::{DEAD_LETTER_BYTES_MAX, DeadLetter, Flush, FlushedRow, StoredDevice, Writer, WriterOptions};
 
@@ -71,6 +71,15 @@ pub enum Error {
         #[source]
         source: std::io::Error,
     },
+}
+
+impl Error {
+    /// Whether the query was ended from outside ([`Interrupter`]).
+    #[must_use]
+    pub fn is_interrupted(&self) -> bool {
+        let Self::Sqlite { source, .. } = self else { return false };
+        source.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted)
+    }
 }
 
 /// Where the store lives, and how its connections are opened.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rusqlite::{Connection, Params, Row};
+use rusqlite::{Connection, InterruptHandle, Params, Row};
 
 use super::schema::{StateKey, count_at, device_at, time_at, to_sql};
 use super::{DeadLetter, Error, StorePath, StoredDevice};
@@ -16,6 +16,16 @@ pub struct Reader {
     pub(super) path: StorePath,
 }
 
+/// Ends a running query of a [`Reader`].
+pub struct Interrupter(InterruptHandle);
+
+impl Interrupter {
+    /// Ends whatever the reader is running; does nothing where it runs nothing.
+    pub fn interrupt(&self) {
+        self.0.interrupt();
+    }
+}
+
 impl Reader {
     /// Opens the store, which a [`super::Writer`] has made.
     ///
@@ -23,6 +33,21 @@ impl Reader {
     /// [`Error`] where the file cannot be opened or has the tables of another version.
     pub fn open(path: &StorePath) -> Result<Self, Error> {
         Ok(Self { connection: path.open_reader()?, path: path.clone() })
+    }
+
+    /// Ends a query of this reader from another thread; the query fails with an error that [`Error::is_interrupted`]
+    /// tells.
+    #[must_use]
+    pub fn interrupter(&self) -> Interrupter {
+        Interrupter(self.connection.get_interrupt_handle())
+    }
+
+    /// A query that ends only when it is interrupted.
+    #[cfg(test)]
+    pub(crate) fn query_for_ever(&self) -> Result<(), Error> {
+        let endless = "WITH RECURSIVE c(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM c) SELECT max(n) FROM c";
+        let never = self.connection.query_row(endless, (), |_| Ok(()));
+        never.map_err(|source| self.path.error("query for ever", source))
     }
 
     /// Windows that end here or before are final; `None` before the first flush.
