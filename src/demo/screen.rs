@@ -150,7 +150,10 @@ fn plain_line(view: &View) -> String {
     let of = |description: &crate::indicator::Description| {
         let row = newest(&description.id)?;
         let unit = if description.unit == "1" { String::new() } else { format!(" {}", description.unit) };
-        Some(format!("{} {}{unit}", description.id, table::number(row.value)))
+        Some(match row.value {
+            Some(_) => format!("{} {}{unit}", description.id, table::number(row.value)),
+            None => format!("{} not known", description.id),
+        })
     };
     let known: Vec<_> = view.descriptions.iter().filter_map(of).collect();
     if known.is_empty() { "no minute is final yet".to_owned() } else { known.join(", ") }
