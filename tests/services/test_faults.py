@@ -105,24 +105,25 @@ def test_a_broker_that_is_killed_and_restarted_loses_and_doubles_nothing(broker,
 
 def test_the_collector_killed_while_messages_stream_has_every_one_once(broker, tmp_path):
     sitepulse = Sitepulse(tmp_path, toml(broker), SITES, METERS)
-    load = Load(240)
+    load = Load(1200)
     try:
         sitepulse.start()
         connected(sitepulse)
-        publisher_done = threading.Event()
+        go_on = threading.Semaphore(1)
 
         def publish():
             with Publisher(broker.port) as publisher:
-                load.publish(publisher, slice(None))
-            publisher_done.set()
+                for quarter in range(0, len(load.readings), 6_000):
+                    assert go_on.acquire(timeout=120)
+                    load.publish(publisher, slice(quarter, quarter + 6_000))
 
         thread = threading.Thread(target=publish)
         thread.start()
         for kill in range(3):
-            have = sitepulse.ledger()["messages"]["received"]
-            wait_for("messages come in", lambda: sitepulse.ledger()["messages"]["received"] > have or publisher_done.is_set())
+            wait_for("messages come in", lambda: sitepulse.ledger()["messages"]["received"] > 6_000 * kill)
             sitepulse.kill()
             sitepulse.start()
+            go_on.release()
             assert_balanced(sitepulse.ledger())
         thread.join()
         ledger = sitepulse.settled(len(load.readings), len(load.readings))
