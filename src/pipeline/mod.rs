@@ -263,8 +263,7 @@ impl Driver {
     fn flush(&mut self) -> bool {
         self.flushed = Instant::now();
         let now = self.pipeline.clock.now();
-        let options = &self.pipeline.options;
-        if !self.roller.has_changes() && !self.roller.finality_due(now, options.grace) {
+        if !self.roller.has_changes() && !self.pipeline.writer.finality_due(now) {
             self.note_readiness();
             return true;
         }

@@ -66,16 +66,3 @@ pub(super) fn unlisted(inventory: &mut Inventory, stored: &StoredDevice, profile
         registered: false,
     }
 }
-
-/// A device of the inventory as the store is to know it.
-pub(super) fn stored(inventory: &Inventory, device: &Device) -> StoredDevice {
-    let site = inventory.site_of(device);
-    StoredDevice {
-        id: device.id,
-        site: site.id.clone(),
-        name: device.name.clone(),
-        kind: site.kind.clone(),
-        area: site.area.clone(),
-        operator: site.operator.clone(),
-    }
-}

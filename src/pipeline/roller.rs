@@ -9,7 +9,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use tracing::error;
 
-use super::registry::{stored, unlisted};
+use super::registry::unlisted;
 use super::{Options, Unregistered};
 use crate::decode::topic::Topic;
 use crate::decode::{modbus, native};
@@ -109,7 +109,7 @@ impl Roller {
     ) -> Result<Self, store::Error> {
         let snapshot = inventory.read().unwrap_or_else(PoisonError::into_inner).clone();
         let known = writer.devices()?;
-        let devices = snapshot.devices().iter().map(|device| stored(&snapshot, device));
+        let devices = snapshot.devices().iter().map(|device| StoredDevice::of(&snapshot, device));
         let new_devices: Vec<_> = devices.filter(|device| known.get(device.id.index()) != Some(device)).collect();
         let metrics_known = writer.metrics()?.len();
         let names = snapshot.metrics.all().iter().enumerate().skip(metrics_known);
@@ -296,7 +296,7 @@ impl Roller {
         let device = unlisted(inventory, &told, Arc::new(Profile::open()));
         let device = inventory.add_device(device);
         self.plans.push(plan(inventory, device));
-        self.new_devices.extend(inventory.device(device).map(|device| stored(inventory, device)));
+        self.new_devices.extend(inventory.device(device).map(|device| StoredDevice::of(inventory, device)));
         self.unregistered += 1;
         Ok(device)
     }
@@ -427,14 +427,6 @@ impl Roller {
     #[must_use]
     pub fn has_changes(&self) -> bool {
         self.changes
-    }
-
-    /// Whether a flush now would make windows final.
-    #[must_use]
-    pub fn finality_due(&self, now: Timestamp, grace: std::time::Duration) -> bool {
-        let grace_ms = i64::try_from(grace.as_millis()).unwrap_or(i64::MAX);
-        let until = Window::Minute1.bounds(now.plus_millis(-grace_ms), &jiff::tz::TimeZone::UTC).0;
-        self.final_until.is_none_or(|known| known < until)
     }
 
     /// What the store does not have yet, rows in the order of its key.

@@ -4,7 +4,6 @@
 //! broker that is away. Its position goes forward only when the other side has said that it has the rows, so whatever
 //! happens in between is sent again, and sending again does no harm (P2). One sink never waits for another (P8).
 
-mod backoff;
 pub mod city_brain;
 mod desk;
 pub mod influx;

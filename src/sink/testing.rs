@@ -103,7 +103,8 @@ impl City {
     pub(super) fn flush(&mut self, now: Timestamp) {
         let mut rows =
             self.changed.iter().map(|(&(_, device), window)| FlushedRow { device, window, has_counters: true });
-        let devices: Vec<_> = self.inventory.devices().iter().map(|device| self.stored(device)).collect();
+        let devices: Vec<_> =
+            self.inventory.devices().iter().map(|device| StoredDevice::of(&self.inventory, device)).collect();
         let mut flush = Flush {
             now,
             rows: &mut rows,
@@ -116,11 +117,6 @@ impl City {
         self.writer.flush(&mut flush).expect("a flush");
         self.changed.clear();
         self.flushes += 1;
-    }
-
-    fn stored(&self, device: &Device) -> StoredDevice {
-        let Site { id: site, kind, area, operator, .. } = self.inventory.site_of(device).clone();
-        StoredDevice { id: device.id, site, name: device.name.clone(), kind, area, operator }
     }
 
     /// Stores indicators as the worker does.

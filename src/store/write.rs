@@ -10,6 +10,7 @@ use super::finality::{Amended, Feeder};
 use super::retention::{oldest_kept, prune};
 use super::schema::{StateKey, to_sql};
 use super::{Error, StorePath};
+use crate::inventory::{Device, Inventory};
 use crate::ledger::Ledger;
 use crate::model::{DeviceId, JournalPosition, MetricId, Timestamp, Window, WindowStart};
 use crate::rollup::DeviceWindow;
@@ -49,6 +50,22 @@ pub struct StoredDevice {
     pub area: Arc<str>,
     /// Operator of its site.
     pub operator: Arc<str>,
+}
+
+impl StoredDevice {
+    /// A device of the inventory as the store is to know it.
+    #[must_use]
+    pub fn of(inventory: &Inventory, device: &Device) -> Self {
+        let site = inventory.site_of(device);
+        Self {
+            id: device.id,
+            site: site.id.clone(),
+            name: device.name.clone(),
+            kind: site.kind.clone(),
+            area: site.area.clone(),
+            operator: site.operator.clone(),
+        }
+    }
 }
 
 /// A row to write.
@@ -142,6 +159,17 @@ impl Writer {
         self.final_until
     }
 
+    /// Whether a flush at `now` would make windows final.
+    #[must_use]
+    pub fn finality_due(&self, now: Timestamp) -> bool {
+        self.final_until.is_none_or(|until| until < self.final_at(now))
+    }
+
+    /// End of the newest base window whose grace is over at `now`.
+    fn final_at(&self, now: Timestamp) -> Timestamp {
+        Window::Minute1.bounds(now.plus_millis(-self.options.grace_ms), &TimeZone::UTC).0
+    }
+
     /// The devices it knows, by number.
     ///
     /// # Errors
@@ -193,7 +221,7 @@ impl Writer {
     }
 
     fn flush_inner(&mut self, flush: &mut Flush<'_>) -> Result<usize, rusqlite::Error> {
-        let final_now = Window::Minute1.bounds(flush.now.plus_millis(-self.options.grace_ms), &TimeZone::UTC).0;
+        let final_now = self.final_at(flush.now);
         // A new store has nothing to make final; a clock that steps back makes nothing open again.
         let final_before = self.final_until.unwrap_or(final_now);
         let final_after = final_before.max(final_now);

@@ -18,9 +18,9 @@ use tokio::task::JoinHandle;
 use tokio::time;
 use tracing::{info, warn};
 
-use super::backoff::Backoff;
 use super::desk::Desk;
 use super::{Context, describe, stopped};
+use crate::backoff::Backoff;
 use crate::health::{Counter, Part, State};
 use crate::model::Timestamp;
 use crate::problem::with_causes;

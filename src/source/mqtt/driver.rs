@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, info, warn};
 
+use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::health::{Counter, Part, State};
 use crate::journal::{Inlet, RefusedCause};
 
 use super::Options;
 use super::assembler::{Assembler, Body, Message};
-use super::backoff::Backoff;
 use super::dial::{DialError, Dialler};
 use super::intake::{Intake, Settlement};
 use super::session::{Epoch, Event, Failure, Session};
@@ -159,7 +159,7 @@ impl Driver {
             if failure.is_protocol_error() {
                 self.counters.protocol_errors.add(1);
             }
-            let wait = self.backoff.next_wait();
+            let wait = self.backoff.failed(fastrand::f64());
             let place = self.place();
             self.standing = (State::Down, format!("{place}: {failure}; next attempt in {} ms", wait.as_millis()));
             self.report();
@@ -184,7 +184,7 @@ impl Driver {
         if let Some(since) = link.subscribed_at {
             self.counters.disconnects.add(1);
             if since.elapsed() >= STEADY_AFTER {
-                self.backoff.reset();
+                self.backoff.succeeded();
             }
         }
         outcome

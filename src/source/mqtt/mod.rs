@@ -5,7 +5,6 @@
 //! payload, never decides what is lost: what the journal does not take stays with the broker.
 
 mod assembler;
-mod backoff;
 mod dial;
 mod driver;
 mod intake;

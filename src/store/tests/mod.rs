@@ -113,7 +113,8 @@ impl City {
             let has_counters = self.with_counters.contains(&device);
             FlushedRow { device, window, has_counters }
         });
-        let devices: Vec<_> = self.inventory.devices().iter().map(|device| self.stored(device)).collect();
+        let devices: Vec<_> =
+            self.inventory.devices().iter().map(|device| StoredDevice::of(&self.inventory, device)).collect();
         let mut flush = Flush {
             now,
             rows: &mut rows,
@@ -127,18 +128,6 @@ impl City {
         self.flushes += 1;
         self.changed.clear();
         Ok(written)
-    }
-
-    fn stored(&self, device: &Device) -> StoredDevice {
-        let site = self.inventory.site_of(device);
-        StoredDevice {
-            id: device.id,
-            site: site.id.clone(),
-            name: device.name.clone(),
-            kind: site.kind.clone(),
-            area: site.area.clone(),
-            operator: site.operator.clone(),
-        }
     }
 
     /// Closes the writer and opens it again, as a restart does.

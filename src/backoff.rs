@@ -1,4 +1,5 @@
-//! How long to wait before the next attempt: doubling, capped, and spread out so that sinks do not knock in step.
+//! How long to wait before the next attempt: doubling, capped, and spread out so that many gateways and sinks do not
+//! knock in step.
 
 use std::time::Duration;
 
@@ -6,31 +7,31 @@ const FIRST: Duration = Duration::from_millis(250);
 
 /// Waits between failed attempts.
 #[derive(Clone, Debug)]
-pub(super) struct Backoff {
+pub(crate) struct Backoff {
     failures: u32,
     longest: Duration,
 }
 
 impl Backoff {
     /// Waits of `longest` at the most.
-    pub(super) fn new(longest: Duration) -> Self {
+    pub(crate) fn new(longest: Duration) -> Self {
         Self { failures: 0, longest }
     }
 
     /// The wait after one more failure; `share` (0 to 1, drawn at random) places it between half and all of the step.
-    pub(super) fn failed(&mut self, share: f64) -> Duration {
+    pub(crate) fn failed(&mut self, share: f64) -> Duration {
         let step = FIRST.saturating_mul(1 << self.failures.min(16)).min(self.longest);
         self.failures = self.failures.saturating_add(1);
         step.mul_f64(0.5 + share.clamp(0.0, 1.0) / 2.0)
     }
 
     /// The wait for something that only a person can put right: the longest, spread out the same way.
-    pub(super) fn slow(&self, share: f64) -> Duration {
+    pub(crate) fn slow(&self, share: f64) -> Duration {
         self.longest.mul_f64(0.5 + share.clamp(0.0, 1.0) / 2.0)
     }
 
     /// Starts over after a success.
-    pub(super) fn succeeded(&mut self) {
+    pub(crate) fn succeeded(&mut self) {
         self.failures = 0;
     }
 }
