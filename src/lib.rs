@@ -13,6 +13,9 @@ pub mod decode;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod document;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod health;
 pub mod indicator;
 pub mod inventory;
@@ -28,3 +31,4 @@ pub mod simulate;
 pub mod sink;
 pub mod source;
 pub mod store;
+pub mod visible;

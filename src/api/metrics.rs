@@ -57,7 +57,7 @@ pub(super) async fn show(State(server): State<Server>) -> Result<Response, ApiEr
     let behind = Values::<SinkLabels>::default();
     for sink in &sinks {
         let end = ends.iter().find(|(feed, _)| *feed == sink.feed).map_or(0, |(_, end)| *end);
-        let labels = SinkLabels { sink: sink.sink.to_string(), feed: sink.feed.label() };
+        let labels = SinkLabels { sink: label(&sink.sink), feed: sink.feed.label() };
         behind.get_or_create(&labels).set(integer(end.saturating_sub(sink.position)));
     }
     registry.register("sink_feed_behind_entries", "Places of the feed that the sink has not passed", behind);
@@ -69,6 +69,11 @@ pub(super) async fn show(State(server): State<Server>) -> Result<Response, ApiEr
     let mut text = String::new();
     encode(&mut text, &registry).map_err(|error| ApiError::internal(&error))?;
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
+}
+
+/// A label's value as the text format wants it; the encoder writes values as they are.
+fn label(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
 fn integer(value: u64) -> i64 {
@@ -90,7 +95,7 @@ fn register_ledger(registry: &mut Registry, ledger: &Ledger) {
     let mut families: BTreeMap<&'static str, Totals<LedgerLabels>> = BTreeMap::new();
     for (source, counts) in &ledger.sources {
         for (class, reason, count) in counts.entries() {
-            let labels = LedgerLabels { source: source.to_string(), reason: reason.to_owned() };
+            let labels = LedgerLabels { source: label(source), reason: reason.to_owned() };
             families.entry(class).or_default().get_or_create(&labels).inc_by(count);
         }
     }
@@ -103,7 +108,7 @@ fn register_parts(registry: &mut Registry, parts: &[PartSnapshot]) {
     let states = Values::<PartLabels>::default();
     let mut counters: BTreeMap<String, Values<PartLabels>> = BTreeMap::new();
     for part in parts {
-        let labels = PartLabels { kind: part.kind.label(), name: part.name.clone() };
+        let labels = PartLabels { kind: part.kind.label(), name: label(&part.name) };
         let state = match part.state {
             PartState::Down => 0,
             PartState::Starting => 1,

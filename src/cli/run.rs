@@ -1,15 +1,20 @@
 //! `sitepulse run` and `sitepulse demo`: the runtime, the log and the signals they run under.
 
+use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
+use tracing_subscriber::field::MakeExt as _;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format;
 
 use crate::app::Daemon;
 use crate::clock::Clock;
 use crate::config::{Config, LogFormat, LogOptions};
+use crate::visible::Escaping;
 
 /// Runs the daemon until SIGTERM or Ctrl-C.
 ///
@@ -72,12 +77,21 @@ pub fn stop_signal() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
+/// Fields as text, what deceives written out: what comes from others neither ends the line nor speaks to a terminal.
+fn on_one_line() -> impl for<'writer> FormatFields<'writer> + Send + Sync + 'static {
+    format::debug_fn(|writer, field, value| match field.name() {
+        "message" => write!(Escaping(writer), "{value:?}"),
+        name => write!(Escaping(writer), "{name}={value:?}"),
+    })
+    .delimited(" ")
+}
+
 /// Sends log lines to standard error, in colour only where it is a terminal.
 pub fn log_to_stderr(options: &LogOptions) {
     let to_terminal = io::IsTerminal::is_terminal(&io::stderr());
     let lines = tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(options.level);
     match options.format {
-        LogFormat::Text => lines.with_ansi(to_terminal).with_target(false).init(),
+        LogFormat::Text => lines.with_ansi(to_terminal).with_target(false).fmt_fields(on_one_line()).init(),
         LogFormat::Json => lines.json().flatten_event(true).init(),
     }
 }

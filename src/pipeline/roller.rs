@@ -13,7 +13,7 @@ use super::registry::unlisted;
 use super::{Options, Unregistered};
 use crate::decode::topic::Topic;
 use crate::decode::{modbus, native};
-use crate::inventory::{Inventory, KIND_RESERVED, Profile, SharedInventory, UnknownMetrics};
+use crate::inventory::{Inventory, KIND_RESERVED, Profile, SharedInventory, UnknownMetrics, check_unlisted};
 use crate::journal::Entry;
 use crate::ledger::{Invalid, Ledger, Rejection};
 use crate::model::{
@@ -24,8 +24,6 @@ use crate::store::{self, DeadLetter, FlushedRow, StoredDevice, Writer};
 
 /// Rejected messages that one flush brings to the store; the others are only counted.
 const DEAD_LETTERS_PER_FLUSH_MAX: usize = 200;
-/// Longest name of a metric that no profile lists, in bytes.
-const METRIC_NAME_BYTES_MAX: usize = 128;
 /// Source under which records are counted that the journal lost.
 const JOURNAL_SOURCE: &str = "journal";
 
@@ -230,8 +228,7 @@ impl Roller {
         if let Some((_, metric)) = plan.extra.iter().find(|(known, _)| **known == *name) {
             return Ok(*metric);
         }
-        let fits = !name.is_empty() && name.len() <= METRIC_NAME_BYTES_MAX && !name.chars().any(char::is_control);
-        if plan.profile.unknown_metrics == UnknownMetrics::Refuse || !fits {
+        if plan.profile.unknown_metrics == UnknownMetrics::Refuse || check_unlisted(name).is_err() {
             return Err(Invalid::UnknownMetric);
         }
         let Unregistered::Accept { metrics_max, .. } = self.options.unregistered else {
@@ -277,13 +274,17 @@ impl Roller {
             Unregistered::Refuse => return Err(Rejection::Unregistered),
             Unregistered::Accept { devices_max, .. } => devices_max,
         };
-        if levels.kind == KIND_RESERVED {
+        let mut shared = self.inventory.write().unwrap_or_else(PoisonError::into_inner);
+        // What a listed site is called is the inventory's word; its kind and area are not taken from the topic.
+        let made_up = [levels.kind, levels.area, levels.site];
+        let made_up = if shared.find_site(levels.site).is_some() { &[][..] } else { &made_up[..] };
+        let mut names = made_up.iter().chain([&levels.device]);
+        if levels.kind == KIND_RESERVED || names.any(|name| check_unlisted(name).is_err()) {
             return Err(Rejection::UnknownTopic);
         }
         if self.unregistered >= devices_max {
             return Err(Rejection::UnregisteredLimit);
         }
-        let mut shared = self.inventory.write().unwrap_or_else(PoisonError::into_inner);
         let inventory = Arc::make_mut(&mut shared);
         let told = StoredDevice {
             id: DeviceId(0),
@@ -386,7 +387,7 @@ impl Roller {
             self.dead_letters.push(DeadLetter {
                 at: frame.arrival,
                 source: frame.source.clone(),
-                topic: frame.topic.clone(),
+                topic: frame.topic[..frame.topic.floor_char_boundary(store::DEAD_LETTER_BYTES_MAX)].into(),
                 reason: reason.label(),
                 payload: frame.payload[..frame.payload.len().min(store::DEAD_LETTER_BYTES_MAX)].into(),
             });

@@ -7,6 +7,8 @@
 mod assembler;
 mod dial;
 mod driver;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod intake;
 mod session;
 #[cfg(test)]
