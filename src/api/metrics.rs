@@ -126,3 +126,14 @@ fn register_parts(registry: &mut Registry, parts: &[PartSnapshot]) {
         registry.register(name, "What the part of this kind counts", family);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::label;
+
+    #[test]
+    fn a_label_cannot_end_its_quotes_or_its_line() {
+        assert_eq!(label("a\"} 1\nb\\"), r#"a\"} 1\nb\\"#);
+        assert_eq!(label("127.0.0.1:502"), "127.0.0.1:502");
+    }
+}

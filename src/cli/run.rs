@@ -98,10 +98,45 @@ pub fn log_to_stderr(options: &LogOptions) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::sync::{Arc, Mutex, mpsc};
     use std::time::{Duration, Instant};
 
     use super::*;
+
+    #[derive(Clone, Default)]
+    struct Lines(Arc<Mutex<Vec<u8>>>);
+
+    impl io::Write for Lines {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.lock().expect("a lock").extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn what_others_say_neither_ends_a_line_of_the_log_nor_speaks_to_the_terminal() {
+        let hostile = "refused\n2026-11-24T00:00:00Z ERROR forged\r\u{1b}[2Jx\u{9b}1m \u{202e}\u{200b}";
+        let lines = Lines::default();
+        let writer = lines.clone();
+        let text =
+            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).fmt_fields(on_one_line());
+        tracing::subscriber::with_default(text.finish(), || {
+            tracing::info!(cause = %hostile, reason = hostile, "{hostile}");
+        });
+        let writer = lines.clone();
+        let json = tracing_subscriber::fmt().with_writer(move || writer.clone()).json().flatten_event(true);
+        tracing::subscriber::with_default(json.finish(), || tracing::info!(cause = %hostile, "{hostile}"));
+        let written = String::from_utf8(lines.0.lock().expect("a lock").clone()).expect("text");
+        let (text, json) = written.trim_end().split_once('\n').expect("two lines");
+        assert!(!json.contains(|character: char| character.is_ascii_control()), "{json:?}");
+        assert!(!text.contains(crate::visible::deceives) && text.contains("cause=refused\\n2026-11-24"), "{text}");
+        let json: serde_json::Value = serde_json::from_str(json).expect("JSON");
+        assert_eq!((json["cause"].as_str(), json["message"].as_str()), (Some(hostile), Some(hostile)));
+    }
 
     #[test]
     fn a_thread_that_does_not_end_does_not_keep_the_process() {

@@ -15,7 +15,8 @@ const NEXT_TABLE: &[u8] = b"\n---\n";
 
 /// A letter that says which reader, a line feed, and the file.
 pub fn configuration(data: &[u8]) {
-    let Some((reader, file)) = data.split_first().map(|(reader, rest)| (reader, rest.strip_prefix(b"\n").unwrap_or(rest)))
+    let Some((reader, file)) =
+        data.split_first().map(|(reader, rest)| (reader, rest.strip_prefix(b"\n").unwrap_or(rest)))
     else {
         return;
     };
@@ -96,11 +97,8 @@ fn tables(file: &[u8]) {
         table
     };
     let mut file = |name: &str| Some(inventory::File { name: name.to_owned(), bytes: Some(table().to_vec()) });
-    let contents = inventory::Contents {
-        areas: file("areas.csv"),
-        sites: file("sites.csv"),
-        devices: file("devices.csv"),
-    };
+    let contents =
+        inventory::Contents { areas: file("areas.csv"), sites: file("sites.csv"), devices: file("devices.csv") };
     let mut problems = Vec::new();
     let inventory = inventory::load_contents(&contents, profiles(), &mut problems);
     check_problems(&problems);
@@ -121,7 +119,9 @@ fn profiles() -> &'static ProfileSet {
     static PROFILES: OnceLock<ProfileSet> = OnceLock::new();
     PROFILES.get_or_init(|| {
         let mut set = ProfileSet::default();
-        for text in [include_str!("../../config/devices/bs-meter.toml"), include_str!("../../config/devices/rack-pdu.toml")] {
+        for text in
+            [include_str!("../../config/devices/bs-meter.toml"), include_str!("../../config/devices/rack-pdu.toml")]
+        {
             let profile = inventory::parse_profile("profile.toml", text).expect("a shipped profile is good");
             set.good.insert(profile.id.clone(), profile.into());
         }

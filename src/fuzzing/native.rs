@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::decode::native;
 use crate::decode::topic::Topic;
-use crate::inventory::{Inventory, MetricDef, Profile, SharedInventory, UnknownMetrics, check_unlisted};
 use crate::inventory::{Connection, Device, Site};
+use crate::inventory::{Inventory, MetricDef, Profile, SharedInventory, UnknownMetrics, check_unlisted};
 use crate::journal::Entry;
 use crate::ledger::Ledger;
 use crate::model::{DeviceId, Frame, FrameKind, JournalPosition, Timestamp};

@@ -1,5 +1,7 @@
 //! Names and values as they leave: line protocol and topics, read back by a reader that knows nothing of the writer.
 
+#![expect(clippy::panic, reason = "a target panics where a promise is broken")]
+
 use super::Script;
 use crate::inventory::check_name;
 use crate::sink::city_brain::fuzz::topic;
@@ -36,7 +38,8 @@ fn check_line(row: &Row<'_>, written: &str) {
     assert!(!written.contains(['\n', '\r', '\0']), "{written:?}");
     let read = parse(written).unwrap_or_else(|| panic!("nobody can read {written:?}"));
     assert_same(&read.measurement, if row.kind.is_empty() { "site" } else { row.kind }, Place::Measurement);
-    let tags = [("area", row.area), ("device", row.device), ("operator", row.operator), ("site", row.site), ("window", "1m")];
+    let tags =
+        [("area", row.area), ("device", row.device), ("operator", row.operator), ("site", row.site), ("window", "1m")];
     let given: Vec<_> = tags.into_iter().filter(|(_, value)| !value.is_empty()).collect();
     assert_eq!(read.tags.len(), given.len(), "{written:?}");
     for ((key, value), (given_key, given_value)) in read.tags.iter().zip(given) {

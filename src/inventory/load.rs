@@ -217,7 +217,9 @@ impl<'a> Loader<'a> {
             row.add("in_service_to", format!("{to} is not after in_service_from, {from}"));
         }
         let name = row.given("name").unwrap_or(id);
-        row.ok("name", check_text(name));
+        if let Some(name) = row.given("name") {
+            row.ok("name", check_text(name));
+        }
         if row.problem_count() > before {
             return;
         }

@@ -45,7 +45,9 @@ pub fn check_text(text: &str) -> Result<(), String> {
 
 fn check_cell(text: &str) -> Result<(), String> {
     match text.chars().next().filter(|first| FORMULA_STARTS.contains(first)) {
-        Some(first) => Err(format!("`{text}` starts with `{first}`, as formulas do in a spreadsheet; start it otherwise")),
+        Some(first) => {
+            Err(format!("`{text}` starts with `{first}`, as formulas do in a spreadsheet; start it otherwise"))
+        }
         None => Ok(()),
     }
 }
@@ -97,7 +99,9 @@ mod tests {
         for good in ["FZ-GL-001", "福州站", "R_A07.PDU1", "00:1a:2b", "_x", "Straße", "станция", "7"] {
             assert_eq!(check_unlisted(good), Ok(()), "{good}");
         }
-        for bad in ["a b", "a,b", "a=b", "\"a\"", "<b>", "..", ".a", ":a", "a'", "a;b", "{a}", "a%20b", "$SYS", "😀", ""] {
+        for bad in
+            ["a b", "a,b", "a=b", "\"a\"", "<b>", "..", ".a", ":a", "a'", "a;b", "{a}", "a%20b", "$SYS", "😀", ""]
+        {
             assert!(check_unlisted(bad).is_err(), "{bad}");
         }
     }

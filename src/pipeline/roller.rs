@@ -275,10 +275,10 @@ impl Roller {
             Unregistered::Accept { devices_max, .. } => devices_max,
         };
         let mut shared = self.inventory.write().unwrap_or_else(PoisonError::into_inner);
-        // What a listed site is called is the inventory's word; its kind and area are not taken from the topic.
-        let made_up = [levels.kind, levels.area, levels.site];
-        let made_up = if shared.find_site(levels.site).is_some() { &[][..] } else { &made_up[..] };
-        let mut names = made_up.iter().chain([&levels.device]);
+        // Only the site may be listed already. The rest of the topic is judged alike whether its site is known or not, so
+        // that it does not matter which of a site's devices is heard first.
+        let site = Some(levels.site).filter(|site| shared.find_site(site).is_none());
+        let mut names = [levels.kind, levels.area, levels.device].into_iter().chain(site);
         if levels.kind == KIND_RESERVED || names.any(|name| check_unlisted(name).is_err()) {
             return Err(Rejection::UnknownTopic);
         }

@@ -172,7 +172,8 @@ impl Heard<'_> {
         let aggregate = self.aggregate;
         if let Some(bitmap) = self.bitmap {
             let set: u64 = bitmap.iter().map(|byte| u64::from(byte.count_ones())).sum();
-            let beyond = times_len % 8 != 0 && bitmap.last().is_some_and(|last| last >> (times_len % 8) != 0);
+            let used = times_len % 8;
+            let beyond = used != 0 && bitmap.last().is_some_and(|last| last >> used != 0);
             if set != aggregate.count || set == times_len as u64 || beyond {
                 return false;
             }
@@ -225,18 +226,22 @@ fn visit(
     let late = reader.narrow()?;
     let times_len = reader.length(2)?;
     let times = reader.bytes(times_len * 2)?;
-    if !u16s(times).is_sorted_by(|a, b| a < b) || u16s(times).last().is_some_and(|last| i64::from(last) >= BASE_WINDOW_MS)
+    if !u16s(times).is_sorted_by(|a, b| a < b)
+        || u16s(times).last().is_some_and(|last| i64::from(last) >= BASE_WINDOW_MS)
     {
         return Err(reader.corrupt());
     }
     let metrics_len = reader.length(1)?;
     let mut metrics = Vec::with_capacity(metrics_len.min(METRICS_USUAL));
+    let mut highest = None;
+    let mut covered = Covered::new(times_len);
     for _ in 0..metrics_len {
         let metric = MetricId(reader.narrow()?);
         // Mostly they come in order.
-        if metrics.last().is_some_and(|&last| metric <= last) && metrics.contains(&metric) {
+        if highest.is_some_and(|highest| metric <= highest) && metrics.contains(&metric) {
             return Err(reader.corrupt());
         }
+        highest = highest.max(Some(metric));
         metrics.push(metric);
         let (aggregate, all) = reader.aggregate(start, times_len)?;
         let bitmap = if all { None } else { Some(reader.bytes(times_len.div_ceil(8))?) };
@@ -246,9 +251,43 @@ fn visit(
         if !heard.is_consistent(times_len) {
             return Err(reader.corrupt());
         }
+        covered.add(bitmap);
         each(metric, aggregate, heard);
     }
+    if !covered.is_whole() {
+        return Err(reader.corrupt());
+    }
     if reader.at == blob.len() { Ok(Header { interval_ms, late }) } else { Err(reader.corrupt()) }
+}
+
+/// Which event times some metric has; one that none has would not have been written.
+struct Covered {
+    left: usize,
+    union: Vec<u8>,
+}
+
+impl Covered {
+    fn new(times_len: usize) -> Self {
+        Self { left: times_len, union: Vec::new() }
+    }
+
+    fn add(&mut self, bitmap: Option<&[u8]>) {
+        let Some(bitmap) = bitmap else {
+            self.left = 0;
+            return;
+        };
+        if self.left > 0 {
+            self.union.resize(bitmap.len(), 0);
+            for (all, &byte) in self.union.iter_mut().zip(bitmap) {
+                self.left -= usize::try_from((byte & !*all).count_ones()).unwrap_or(0);
+                *all |= byte;
+            }
+        }
+    }
+
+    fn is_whole(&self) -> bool {
+        self.left == 0
+    }
 }
 
 struct Reader<'a> {

@@ -46,7 +46,8 @@ pub(crate) fn line(row: &Row<'_>) -> Option<String> {
         registered: false,
     };
     let combined: Vec<Combined> = row.metrics.iter().map(|(_, value)| combined(*value)).collect();
-    let metrics = row.metrics.iter().zip(&combined).map(|((name, _), combined)| MetricRow::new(&device, name, combined));
+    let metrics =
+        row.metrics.iter().zip(&combined).map(|((name, _), combined)| MetricRow::new(&device, name, combined));
     rollup((&site, &device), (Window::Minute1, START), metrics)
 }
 
