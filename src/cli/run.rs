@@ -6,10 +6,11 @@ use std::path::Path;
 
 use anyhow::Context;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tracing::level_filters::LevelFilter;
+use tracing::{Dispatch, info};
 use tracing_subscriber::field::MakeExt as _;
-use tracing_subscriber::fmt::FormatFields;
-use tracing_subscriber::fmt::format;
+use tracing_subscriber::fmt::{FormatFields, MakeWriter, format};
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 use crate::app::Daemon;
 use crate::clock::Clock;
@@ -89,11 +90,24 @@ fn on_one_line() -> impl for<'writer> FormatFields<'writer> + Send + Sync + 'sta
 /// Sends log lines to standard error, in colour only where it is a terminal.
 pub fn log_to_stderr(options: &LogOptions) {
     let to_terminal = io::IsTerminal::is_terminal(&io::stderr());
-    let lines = tracing_subscriber::fmt().with_writer(io::stderr).with_max_level(options.level);
     match options.format {
-        LogFormat::Text => lines.with_ansi(to_terminal).with_target(false).fmt_fields(on_one_line()).init(),
-        LogFormat::Json => lines.json().flatten_event(true).init(),
+        LogFormat::Text => text(io::stderr, options.level, to_terminal).init(),
+        LogFormat::Json => json(io::stderr, options.level).init(),
     }
+}
+
+fn text(
+    writer: impl for<'a> MakeWriter<'a> + Send + Sync + 'static,
+    level: LevelFilter,
+    to_terminal: bool,
+) -> Dispatch {
+    let lines = tracing_subscriber::fmt().with_writer(writer).with_max_level(level).with_ansi(to_terminal);
+    Dispatch::new(lines.with_target(false).fmt_fields(on_one_line()).finish())
+}
+
+fn json(writer: impl for<'a> MakeWriter<'a> + Send + Sync + 'static, level: LevelFilter) -> Dispatch {
+    let lines = tracing_subscriber::fmt().with_writer(writer).with_max_level(level);
+    Dispatch::new(lines.json().flatten_event(true).finish())
 }
 
 #[cfg(test)]
@@ -121,15 +135,13 @@ mod tests {
     fn what_others_say_neither_ends_a_line_of_the_log_nor_speaks_to_the_terminal() {
         let hostile = "refused\n2026-11-24T00:00:00Z ERROR forged\r\u{1b}[2Jx\u{9b}1m \u{202e}\u{200b}";
         let lines = Lines::default();
-        let writer = lines.clone();
-        let text =
-            tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).fmt_fields(on_one_line());
-        tracing::subscriber::with_default(text.finish(), || {
+        let (one, other) = (lines.clone(), lines.clone());
+        tracing::dispatcher::with_default(&text(move || one.clone(), LevelFilter::INFO, false), || {
             tracing::info!(cause = %hostile, reason = hostile, "{hostile}");
         });
-        let writer = lines.clone();
-        let json = tracing_subscriber::fmt().with_writer(move || writer.clone()).json().flatten_event(true);
-        tracing::subscriber::with_default(json.finish(), || tracing::info!(cause = %hostile, "{hostile}"));
+        tracing::dispatcher::with_default(&json(move || other.clone(), LevelFilter::INFO), || {
+            tracing::info!(cause = %hostile, "{hostile}");
+        });
         let written = String::from_utf8(lines.0.lock().expect("a lock").clone()).expect("text");
         let (text, json) = written.trim_end().split_once('\n').expect("two lines");
         assert!(!json.contains(|character: char| character.is_ascii_control()), "{json:?}");
