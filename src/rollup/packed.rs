@@ -160,7 +160,7 @@ struct Heard<'a> {
 }
 
 impl Heard<'_> {
-    fn offsets(&self) -> impl Iterator<Item = u16> {
+    fn offsets(&self) -> impl DoubleEndedIterator<Item = u16> {
         u16s(self.times)
             .enumerate()
             .filter(|(row, _)| self.bitmap.is_none_or(|bitmap| bitmap[row / 8] >> (row % 8) & 1 == 1))
@@ -179,7 +179,7 @@ impl Heard<'_> {
             }
         }
         let offset_of = |point: Point| point.time.millis_since(self.start);
-        let ends = (self.offsets().next().map(i64::from), self.offsets().last().map(i64::from));
+        let ends = (self.offsets().next().map(i64::from), self.offsets().next_back().map(i64::from));
         let (first, last) = (aggregate.first, aggregate.last);
         ends == (Some(offset_of(first)), Some(offset_of(last))) && u16s(self.checks).all(|check| check != 0)
     }
@@ -208,7 +208,7 @@ impl Heard<'_> {
     }
 }
 
-fn u16s(bytes: &[u8]) -> impl DoubleEndedIterator<Item = u16> {
+fn u16s(bytes: &[u8]) -> impl DoubleEndedIterator<Item = u16> + ExactSizeIterator {
     bytes.chunks_exact(2).map(|bytes| u16::from_le_bytes([bytes[0], bytes[1]]))
 }
 
@@ -227,7 +227,7 @@ fn visit(
     let times_len = reader.length(2)?;
     let times = reader.bytes(times_len * 2)?;
     if !u16s(times).is_sorted_by(|a, b| a < b)
-        || u16s(times).last().is_some_and(|last| i64::from(last) >= BASE_WINDOW_MS)
+        || u16s(times).next_back().is_some_and(|last| i64::from(last) >= BASE_WINDOW_MS)
     {
         return Err(reader.corrupt());
     }
