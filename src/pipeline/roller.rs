@@ -39,7 +39,7 @@ struct Plan {
     registered: bool,
     has_counters: bool,
     /// Metrics that the profile does not list and the device has sent.
-    extra: Vec<(Box<str>, MetricId)>,
+    extra: HashMap<Box<str>, MetricId, RandomState>,
 }
 
 #[derive(Debug)]
@@ -225,8 +225,8 @@ impl Roller {
     /// Id of a metric that the device's profile does not list, taken in where policy and bounds allow.
     fn unlisted_metric(&mut self, device: DeviceId, name: &str) -> Result<MetricId, Invalid> {
         let plan = &mut self.plans[device.index()];
-        if let Some((_, metric)) = plan.extra.iter().find(|(known, _)| **known == *name) {
-            return Ok(*metric);
+        if let Some(&metric) = plan.extra.get(name) {
+            return Ok(metric);
         }
         if plan.profile.unknown_metrics == UnknownMetrics::Refuse || check_unlisted(name).is_err() {
             return Err(Invalid::UnknownMetric);
@@ -243,7 +243,7 @@ impl Roller {
             self.new_metrics.push((metric, Arc::from(name)));
             metric
         });
-        plan.extra.push((name.into(), metric));
+        plan.extra.insert(name.into(), metric);
         Ok(metric)
     }
 
@@ -499,7 +499,7 @@ fn plan(inventory: &Inventory, device: DeviceId) -> Plan {
         interval_ms: device.interval_ms,
         registered: device.registered,
         has_counters: profile.metrics.iter().any(|metric| metric.kind == MetricKind::Counter),
-        extra: Vec::new(),
+        extra: HashMap::default(),
         profile,
     }
 }
