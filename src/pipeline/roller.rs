@@ -259,6 +259,9 @@ impl Roller {
             // Also of a device that was taken in, or listed, in an earlier run.
             return Err(Rejection::Unregistered);
         }
+        if !listed && !may_be_made_up(levels, &snapshot) {
+            return Err(Rejection::UnknownTopic);
+        }
         drop(snapshot); // or else adding to it would copy it
         let device = known.map_or_else(|| self.take_in(levels), Ok)?;
         // One topic per device is the rule; a device that is heard on ever new ones does not fill the memory.
@@ -274,17 +277,10 @@ impl Roller {
             Unregistered::Refuse => return Err(Rejection::Unregistered),
             Unregistered::Accept { devices_max, .. } => devices_max,
         };
-        let mut shared = self.inventory.write().unwrap_or_else(PoisonError::into_inner);
-        // Only the site may be listed already. The rest of the topic is judged alike whether its site is known or not, so
-        // that it does not matter which of a site's devices is heard first.
-        let site = Some(levels.site).filter(|site| shared.find_site(site).is_none());
-        let mut names = [levels.kind, levels.area, levels.device].into_iter().chain(site);
-        if levels.kind == KIND_RESERVED || names.any(|name| check_unlisted(name).is_err()) {
-            return Err(Rejection::UnknownTopic);
-        }
         if self.unregistered >= devices_max {
             return Err(Rejection::UnregisteredLimit);
         }
+        let mut shared = self.inventory.write().unwrap_or_else(PoisonError::into_inner);
         let inventory = Arc::make_mut(&mut shared);
         let told = StoredDevice {
             id: DeviceId(0),
@@ -475,6 +471,14 @@ impl Roller {
         (self.newest_row, self.open_bytes) = (newest, bytes);
         self.position
     }
+}
+
+/// Whether a device that is not listed may be heard on this topic. Only its site may be listed; all else is judged alike
+/// whether the device is known or not, so that it does not matter what was heard first.
+fn may_be_made_up(levels: Topic<'_>, inventory: &Inventory) -> bool {
+    let site = Some(levels.site).filter(|site| inventory.find_site(site).is_none());
+    let mut names = [levels.kind, levels.area, levels.device].into_iter().chain(site);
+    levels.kind != KIND_RESERVED && names.all(|name| check_unlisted(name).is_ok())
 }
 
 fn in_range(profile: &Profile, slot: usize, value: f64) -> Result<f64, Invalid> {

@@ -249,11 +249,12 @@ fn a_name_that_nobody_listed_and_that_is_no_word_is_refused_at_the_door_and_coun
 fn a_bad_topic_is_refused_whichever_of_its_sites_devices_is_heard_first() {
     let mut world = World::new();
     world.set_unregistered(Unregistered::Accept { devices_max: 100, metrics_max: 100 });
-    let entries = [("telemetry/k/<b>/s/d", 0), ("telemetry/k/a/s/e", 0), ("telemetry/k/<b>/s/d", 1)];
-    for (topic, at) in entries {
-        world.apply(&frame(topic, r#"{"readings":{"a":1}}"#, at));
+    let bad = ["telemetry/k/<b>/s/d", "telemetry/<b>/a/s/e", "telemetry/indicator/a/s/e"];
+    for topic in bad.into_iter().chain(["telemetry/k/a/s/e"]).chain(bad) {
+        world.apply(&frame(topic, r#"{"readings":{"a":1}}"#, 0));
     }
-    assert_eq!(world.ledger().total().rejected, [(Rejection::UnknownTopic, 2)].into());
+    let total = world.ledger().total();
+    assert_eq!((total.rejected, total.applied), ([(Rejection::UnknownTopic, 6)].into(), 1));
 }
 
 #[test]
