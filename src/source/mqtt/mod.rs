@@ -10,6 +10,8 @@ mod driver;
 mod intake;
 mod session;
 #[cfg(test)]
+pub(crate) mod stepped;
+#[cfg(test)]
 mod test_rig;
 
 use std::io;
