@@ -47,6 +47,9 @@ const HOUR_MS: i64 = 3_600_000;
 /// Rounds after which a world that has calmed down is stuck.
 const ROUNDS_MAX: u32 = 20_000;
 
+/// Failures after which no more seeds are tried.
+const FAILURES_MAX: u64 = 10;
+
 /// What the world does next.
 #[derive(Clone, Copy, Debug)]
 enum Action {
@@ -437,15 +440,17 @@ fn bounds(rng: &mut fastrand::Rng) -> Bounds {
     }
 }
 
-/// Runs the worlds of `seeds` on both cores and returns the seeds that failed, and what went wrong in all of them.
+/// Runs the worlds of `seeds` on both cores and returns the seeds that failed, and what went wrong in all of them. Ends
+/// early where many fail.
 fn explore(seeds: std::ops::Range<u64>) -> (Vec<u64>, Faults) {
     let next = AtomicU64::new(seeds.start);
+    let failures = AtomicU64::new(0);
     let results = std::thread::scope(|scope| {
         let work = || {
             let (mut failed, mut faults) = (Vec::new(), Faults::default());
             loop {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed >= seeds.end {
+                if seed >= seeds.end || failures.load(Ordering::Relaxed) >= FAILURES_MAX {
                     return (failed, faults);
                 }
                 let outcome = catch_unwind(AssertUnwindSafe(|| {
@@ -453,12 +458,12 @@ fn explore(seeds: std::ops::Range<u64>) -> (Vec<u64>, Faults) {
                     world.run();
                     world.faults.clone()
                 }));
-                match outcome {
-                    Ok(went_wrong) => faults.merge(&went_wrong),
-                    Err(_) => {
-                        failed.push(seed);
-                        eprintln!("the world of seed {seed} failed; again: tests/world --from {seed} --seeds 1");
-                    }
+                if let Ok(went_wrong) = outcome {
+                    faults.merge(&went_wrong);
+                } else {
+                    failed.push(seed);
+                    failures.fetch_add(1, Ordering::Relaxed);
+                    eprintln!("the world of seed {seed} failed; again: tests/world --from {seed} --seeds 1");
                 }
                 if seed % 500 == 499 {
                     eprintln!("{} of {} seeds", seed + 1 - seeds.start, seeds.end - seeds.start);
