@@ -18,6 +18,7 @@ use crate::journal::Entry;
 use crate::ledger::{Invalid, Ledger, Rejection};
 use crate::model::{
     BASE_WINDOW_MS, DeviceId, Frame, FrameKind, JournalPosition, MetricId, MetricKind, Timestamp, Window, WindowStart,
+    millis,
 };
 use crate::rollup::{DeviceWindow, Outcome};
 use crate::store::{self, DeadLetter, FlushedRow, StoredDevice, Writer};
@@ -309,9 +310,8 @@ impl Roller {
         time: Timestamp,
         writer: &Writer,
     ) -> Result<(), store::Error> {
-        let limit = |span: std::time::Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
-        let future = time > frame.arrival.plus_millis(limit(self.options.future_limit));
-        let expired = time < frame.arrival.plus_millis(-limit(self.options.retention));
+        let future = time > frame.arrival.plus_millis(millis(self.options.future_limit));
+        let expired = time < frame.arrival.plus_millis(-millis(self.options.retention));
         let any = !future && !expired && self.judged.iter().any(Result::is_ok);
         let start = Window::Minute1.bounds(if any { time } else { frame.arrival }, &jiff::tz::TimeZone::UTC).0;
         let late = self.final_until.is_some_and(|until| start.plus_millis(BASE_WINDOW_MS) <= until);
