@@ -10,9 +10,11 @@ use hashbrown::HashMap;
 use tracing::error;
 
 use super::registry::unlisted;
+use super::rejections::Rejections;
 use super::{Options, Unregistered};
 use crate::decode::topic::Topic;
 use crate::decode::{modbus, native};
+use crate::health::Trouble;
 use crate::inventory::{Inventory, KIND_RESERVED, Profile, SharedInventory, UnknownMetrics};
 use crate::journal::Entry;
 use crate::ledger::{Invalid, Ledger, Rejection};
@@ -82,6 +84,7 @@ pub struct Roller {
     new_devices: Vec<StoredDevice>,
     new_metrics: Vec<(MetricId, Arc<str>)>,
     damaged_rows: u64,
+    rejections: Rejections,
     judged: Vec<Judged>,
 }
 
@@ -133,6 +136,7 @@ impl Roller {
             new_devices,
             new_metrics,
             damaged_rows: 0,
+            rejections: Rejections::default(),
             judged: Vec::new(),
             inventory,
         };
@@ -382,6 +386,7 @@ impl Roller {
 
     fn reject(&mut self, frame: &Frame, reason: Rejection) {
         self.ledger.source(&frame.source).reject(reason, 1);
+        self.rejections.note(frame, reason);
         if self.dead_letters.len() < DEAD_LETTERS_PER_FLUSH_MAX {
             self.dead_letters.push(DeadLetter {
                 at: frame.arrival,
@@ -403,6 +408,11 @@ impl Roller {
     #[must_use]
     pub fn position(&self) -> JournalPosition {
         self.position
+    }
+
+    /// The topics whose messages are rejected at `now`; ends what is over.
+    pub(super) fn rejected_topics(&mut self, now: Timestamp) -> Vec<Trouble> {
+        self.rejections.settle(now)
     }
 
     /// Bytes that open windows take, near enough for a bound.

@@ -192,7 +192,12 @@ impl Schedule {
                 self.polls += 1;
                 let target = &mut self.targets[index];
                 target.polled = self.polls;
-                self.skipped.late += target.skip_to(now).saturating_sub(1);
+                let skipped = target.skip_to(now).saturating_sub(1);
+                if self.units[target.entry.unit].until.is_some() {
+                    self.skipped.backed_off += skipped;
+                } else {
+                    self.skipped.late += skipped;
+                }
                 Next::Poll(index)
             }
             None => Next::Wait(self.targets.iter().map(ready).min().unwrap_or(now.plus_millis(60_000))),
