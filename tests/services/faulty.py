@@ -4,6 +4,7 @@ import asyncio
 import collections
 import contextlib
 import gzip
+import socket
 import struct
 import threading
 import time
@@ -20,8 +21,10 @@ def served(*peers):
             loop.run_until_complete(peer.listen())
         ready.set()
         loop.run_forever()
-        for task in asyncio.all_tasks(loop):
+        tasks = asyncio.all_tasks(loop)
+        for task in tasks:
             task.cancel()
+        loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
 
     thread = threading.Thread(target=main, daemon=True)
     thread.start()
@@ -75,7 +78,10 @@ class Modbus(Peer):
                 await asyncio.sleep(manner)
             if isinstance(manner, int):
                 answer = bytes([function | 0x80, manner])
-            if manner == "reset":
+            if manner in ("reset", "closes"):
+                if manner == "reset":
+                    linger = struct.pack("ii", 1, 0)
+                    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
                 writer.transport.abort()
                 return
             frame = struct.pack(">HHHB", transaction, 0, len(answer) + 1, unit) + answer
@@ -94,6 +100,8 @@ class Modbus(Peer):
                 frame = struct.pack(">HHHB", transaction, 0, len(answer) - 1, unit) + struct.pack(">BB", function, 2 * count) + answer[2:-2]
             elif manner == "trickle":
                 for byte in frame:
+                    if writer.is_closing():
+                        return
                     writer.write(bytes([byte]))
                     await asyncio.sleep(0.3)
                 continue

@@ -14,15 +14,20 @@ from publisher import Publisher
 
 PROFILE = """
 id = "registers"
-[[metrics]]
+[[metric]]
 name = "a"
+kind = "gauge"
+unit = "1"
 register = { table = "holding", address = 5, type = "u16" }
-[[metrics]]
+[[metric]]
 name = "b"
+kind = "gauge"
+unit = "1"
 register = { table = "holding", address = 6, type = "u16" }
 """
 SITE = {"site": "LAB", "kind": "data_centre", "area": "350102", "operator": "fuzhou-cloud", "attributes": "racks_built=10"}
-METER = {"site": "LAB", "device": "dc", "profile": "rack-pdu", "connection": "mqtt"}
+MAST = {"site": "FZ1", "kind": "base_station", "area": "350102", "operator": "mobile"}
+METER = {"site": "FZ1", "device": "dc", "profile": "bs-rectifier", "connection": "mqtt"}
 ROLLUP = '[rollup]\nflush_interval = "200ms"\ngrace = "1s"\nretention = "3650d"\n'
 
 
@@ -33,7 +38,7 @@ def device(unit: int, port: int, interval: str, name: str | None = None) -> dict
 
 @contextlib.contextmanager
 def running(folder, text: str, devices: list[dict]):
-    sitepulse = Sitepulse(folder, text, [SITE], devices, {"registers": PROFILE})
+    sitepulse = Sitepulse(folder, text, [SITE, MAST], devices, {"registers": PROFILE})
     try:
         sitepulse.start()
         yield sitepulse
@@ -85,8 +90,8 @@ def test_eight_of_thirty_two_units_on_one_connection_do_not_delay_the_others(tmp
 
 
 MANNERS = {
-    "reset": "reset", "garbage": "not Modbus TCP", "other_transaction": "another transaction or unit", "other_unit": "another transaction or unit",
-    "truncated": "", "short": "", "trickle": "no answer", **{code: f"exception {code} " for code in range(1, 12)},
+    "reset": "reset", "closes": "closed without an answer", "garbage": "not Modbus TCP", "other_transaction": "another transaction or unit", "other_unit": "another transaction or unit",
+    "truncated": "broke off", "short": "", "trickle": "no answer", **{code: f"exception {code} " for code in range(1, 12)},
 }
 
 
@@ -140,10 +145,10 @@ def test_malformed_payloads_are_told_once_per_topic_and_a_refused_filter_is_aske
             wait_for("the subscription", lambda: sitepulse.part("mqtt", "east")["state"] == "up")
             with Publisher(broker.port) as publisher:
                 for _ in range(2_000):
-                    publisher.publish("telemetry/data_centre/350102/LAB/dc", "{broken")
+                    publisher.publish("telemetry/base_station/350102/FZ1/dc", "{broken")
             wait_for("the rejections", lambda: sitepulse.ledger()["messages"]["rejected"]["total"] == 2_000)
             told = wait_for("the trouble", lambda: [it for it in sitepulse.part("pipeline").get("troubles", []) if it["count"] == 2_000])
-            assert told[0]["subject"] == "east: telemetry/data_centre/350102/LAB/dc" and "malformed_json" in told[0]["reason"], told
+            assert told[0]["subject"] == "east: telemetry/base_station/350102/FZ1/dc" and "malformed_json" in told[0]["reason"], told
             assert log_lines(sitepulse, "messages are rejected") == 1
             west = wait_for("the refusal", lambda: (part := sitepulse.part("mqtt", "west"))["state"] == "degraded" and part)
             assert [it["subject"] for it in west["troubles"]] == ['topic filter "telemetry/port/+/+/+"'], west
@@ -166,13 +171,15 @@ def test_sinks_that_hang_fail_or_drip_delay_neither_a_healthy_one_nor_the_stop(b
             with running(tmp_path / label.replace(" ", "-"), head + influx("series", good.port) + rest, [METER]) as sitepulse:
                 wait_for("the subscription", lambda: sitepulse.part("mqtt", "east")["state"] == "up")
                 base, found = 1_793_491_200_000 + len(latencies) * 86_400_000, []
+                with Publisher(broker.port) as publisher:
+                    publisher.publish("telemetry/base_station/350102/FZ1/dc", json.dumps({"ts": base - 60_000, "readings": {"pwr_w": 5.0}}))
                 if rest:
                     wait_for("the sick are known", lambda: all(sitepulse.part("influx", name)["state"] == "down" for name in ("hang", "fails", "drip")), 40)
                     wait_for("the silent broker is known", lambda: sitepulse.part("city_brain")["state"] == "down", 40)
                 with Publisher(broker.port) as publisher:
                     for minute in range(12):
                         at = base + minute * 60_000
-                        publisher.publish("telemetry/data_centre/350102/LAB/dc", json.dumps({"ts": at, "readings": {"pwr_w": 5.0}}))
+                        publisher.publish("telemetry/base_station/350102/FZ1/dc", json.dumps({"ts": at, "readings": {"pwr_w": 5.0}}))
                         begun = time.monotonic()
                         sent = lambda: next((when for line, when in list(good.lines.items()) if line.endswith(f" {at}") and "window=1m" in line), None)
                         found.append(wait_for("the row at the good store", sent) - begun)

@@ -147,14 +147,28 @@ fn reason(error: Error) -> String {
             "an answer with another transaction or unit number came; check the gateway's unit numbers".to_owned()
         }
         Error::Protocol(ProtocolError::FunctionCodeMismatch { .. }) => "an answer of another function came".to_owned(),
-        // The library reports a closed connection as whatever error the thread saw last.
-        Error::Transport(error)
-            if matches!(error.raw_os_error(), Some(0)) || error.kind() == std::io::ErrorKind::WouldBlock =>
-        {
+        // The library reports a connection that was closed as whatever error the thread saw last.
+        Error::Transport(error) if error.raw_os_error().is_some() && !is_of_a_connection(error.kind()) => {
             "the connection was closed without an answer; the device may serve too few clients at once".to_owned()
+        }
+        Error::Transport(error) if error.kind() == ErrorKind::Other => {
+            format!("the answer broke off ({error}); look at the device or the gateway")
         }
         Error::Transport(error) => words(&error),
     }
+}
+
+/// Whether the system says this of a connection that breaks.
+fn is_of_a_connection(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::BrokenPipe
+            | ErrorKind::TimedOut
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+    )
 }
 
 /// An error of the system or the codec, and what to do about it.
@@ -176,6 +190,17 @@ fn words(error: &std::io::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_closed_connection_is_told_as_such_whatever_error_the_thread_saw_last() {
+        let said = |error: std::io::Error| reason(Error::Transport(error));
+        for stale in [0, 11, 115] {
+            assert!(said(std::io::Error::from_raw_os_error(stale)).contains("was closed without an answer"));
+        }
+        assert!(said(std::io::Error::from_raw_os_error(104)).contains("was reset"));
+        assert!(said(ErrorKind::InvalidData.into()).contains("not Modbus TCP"));
+        assert!(said(std::io::Error::other("bytes remaining on stream")).contains("broke off"));
+    }
 
     #[test]
     fn an_answer_of_another_length_is_refused() {
