@@ -64,15 +64,17 @@ impl Rejections {
             });
         }
         self.topics = self.sources.values().map(BTreeMap::len).sum();
-        let spells = self.sources.iter().flat_map(|(source, spells)| spells.iter().map(move |it| (source, it)));
-        let trouble = |(source, (topic, spell)): (&Arc<str>, (&Box<str>, &Spell))| Trouble {
+        let trouble = |source: &str, topic: &str, spell: &Spell| Trouble {
             subject: format!("{source}: {topic}"),
             reason: format!("messages are rejected ({}); see the dead letters", spell.reason.label()),
             since: spell.since,
             count: spell.count,
             next: None,
         };
-        spells.map(trouble).collect()
+        let of_source = |(source, spells): (&Arc<str>, &BTreeMap<Box<str>, Spell>)| {
+            spells.iter().map(|(topic, spell)| trouble(source, topic, spell)).collect::<Vec<_>>()
+        };
+        self.sources.iter().flat_map(of_source).collect()
     }
 }
 

@@ -47,7 +47,7 @@ class Peer:
 
     async def handle(self, reader, writer):
         self.held.append(writer)
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             await self.talk(reader, writer)
 
     async def talk(self, reader, writer):
@@ -86,6 +86,8 @@ class Modbus(Peer):
                 return
             frame = struct.pack(">HHHB", transaction, 0, len(answer) + 1, unit) + answer
             if manner == "garbage":
+                frame = frame[:2] + b"\x12\x34" + frame[4:]
+            elif manner == "http":
                 frame = b"HTTP/1.1 400 Bad Request\r\n\r\n"
             elif manner == "other_transaction":
                 frame = struct.pack(">H", transaction ^ 0x55) + frame[2:]

@@ -90,7 +90,7 @@ def test_eight_of_thirty_two_units_on_one_connection_do_not_delay_the_others(tmp
 
 
 MANNERS = {
-    "reset": "reset", "closes": "closed without an answer", "garbage": "not Modbus TCP", "other_transaction": "another transaction or unit", "other_unit": "another transaction or unit",
+    "reset": "reset", "closes": "closed without an answer", "garbage": "not Modbus TCP", "http": "no answer", "other_transaction": "another transaction or unit", "other_unit": "another transaction or unit",
     "truncated": "broke off", "short": "", "trickle": "no answer", **{code: f"exception {code} " for code in range(1, 12)},
 }
 
