@@ -182,7 +182,7 @@ def test_sinks_that_hang_fail_or_drip_delay_neither_a_healthy_one_nor_the_stop(b
                         publisher.publish("telemetry/base_station/350102/FZ1/dc", json.dumps({"ts": at, "readings": {"pwr_w": 5.0}}))
                         begun = time.monotonic()
                         sent = lambda: next((when for line, when in list(good.lines.items()) if line.endswith(f" {at}") and "window=1m" in line), None)
-                        found.append(wait_for("the row at the good store", sent) - begun)
+                        found.append(wait_for("the row at the good store", sent, 5) - begun)
                 latencies[label] = sorted(found)
         for label, found in latencies.items():
             print(f"{label}: median {found[6]:.2f} s, worst {found[-1]:.2f} s from published to accepted")
