@@ -365,6 +365,7 @@ async fn state_ledger_sites_and_metrics_can_be_asked_for() {
         "sitepulse_messages_received_total 3",
         r#"sitepulse_messages_rejected_total{source="east",reason="malformed_json"} 1"#,
         r#"sitepulse_part_state{kind="mqtt",name="east"} 3"#,
+        r#"sitepulse_part_state_changes_total{kind="mqtt",name="east"} 1"#,
         "sitepulse_ledger_balanced 1",
     ] {
         assert!(metrics.lines().any(|have| have == line), "{line} is not in\n{metrics}");
