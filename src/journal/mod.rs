@@ -73,6 +73,7 @@ use crate::model::{Frame, JournalPosition};
 
 mod cursor;
 mod format;
+mod read_ahead;
 mod reader;
 mod recovery;
 mod segment;

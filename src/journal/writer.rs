@@ -12,12 +12,13 @@ use super::format::{HEADER_BYTES, Seed, encode, header};
 use super::segment::{Segment, name};
 use super::shared::{Batch, Shared};
 use super::storage::AppendFile;
+use crate::backoff::Backoff;
 
 /// A group that is longer is closed.
 const GROUP_BYTES_MAX: u64 = 8 << 20;
 /// Indices take 32 bits; far below that a segment is closed.
 const SEGMENT_RECORDS_MAX: u64 = 1 << 30;
-const BACKOFF_MIN: Duration = Duration::from_millis(50);
+/// Longest wait before a commit that failed is tried again.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// What one round of the commit thread did.
@@ -65,16 +66,18 @@ impl Writer {
 
     /// Commits group after group until the journal is closed and nothing is left.
     pub(super) fn run(mut self) {
-        let mut backoff = BACKOFF_MIN;
+        let mut backoff = Backoff::new(BACKOFF_MAX);
         let mut may_retry = true;
         loop {
             match self.round() {
-                Round::Committed => (backoff, may_retry) = (BACKOFF_MIN, true),
+                Round::Committed => {
+                    backoff.succeeded();
+                    may_retry = true;
+                }
                 Round::Idle if self.shared.await_work() => {}
                 Round::Idle => return,
                 Round::Failed if may_retry => {
-                    may_retry = self.shared.await_retry(backoff);
-                    backoff = BACKOFF_MAX.min(backoff * 2);
+                    may_retry = self.shared.await_retry(backoff.failed(fastrand::f64()));
                 }
                 Round::Failed => return self.give_up(),
             }
