@@ -31,6 +31,8 @@ pub(super) struct Bounds {
 #[derive(Debug)]
 pub(super) struct Found<'a> {
     pub(super) lost: u64,
+    /// Its place in the segment.
+    pub(super) index: u64,
     /// Whether bytes before it had to be skipped.
     pub(super) damaged: bool,
     pub(super) body: &'a [u8],
@@ -148,7 +150,7 @@ impl Cursor {
         let record = self.bytes.at(at, prefix.record_bytes(), bounds.bytes)?;
         self.index = prefix.index + 1;
         self.offset = at + record.len() as u64;
-        Ok(Found { lost, damaged, body: record.get(PREFIX_BYTES..).unwrap_or_default() })
+        Ok(Found { lost, index: prefix.index, damaged, body: record.get(PREFIX_BYTES..).unwrap_or_default() })
     }
 }
 

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use tracing::error;
 
 use super::format::{HEADER_BYTES, Seed, encode, header};
-use super::segment::{Segment, name};
+use super::segment::{Segment, damaged_name, name};
 use super::shared::{Batch, Shared};
 use super::storage::AppendFile;
 use crate::backoff::Backoff;
+use crate::model::Timestamp;
 
 /// A group that is longer is closed.
 const GROUP_BYTES_MAX: u64 = 8 << 20;
@@ -49,6 +50,7 @@ struct Active {
     first: u64,
     seed: Seed,
     bytes: u64,
+    begun: Timestamp,
 }
 
 impl std::fmt::Debug for Batch {
@@ -86,12 +88,13 @@ impl Writer {
 
     /// Commits one group, or tries the one again that failed.
     pub(super) fn round(&mut self) -> Round {
-        if self.shared.take_retire() {
+        if self.shared.take_retire() || self.active.as_ref().is_some_and(|active| self.shared.is_aged(active.begun)) {
             self.close_segment();
             self.shared.release(0);
         }
         let started = Instant::now();
         if self.group.is_empty() && !self.shared.take(GROUP_BYTES_MAX, &mut self.group) {
+            self.shared.look();
             return Round::Idle;
         }
         match self.write_group(started) {
@@ -165,7 +168,8 @@ impl Writer {
         let created = match storage.create(&name) {
             // Of an earlier try or an earlier run: it holds no record that was ever durable, or the end lay beyond it.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                storage.remove(&name)?;
+                // What is no file at all only has to get out of the way.
+                storage.remove(&name).or_else(|_| storage.rename(&name, &damaged_name(first)))?;
                 storage.create(&name)
             }
             created => created,
@@ -174,8 +178,10 @@ impl Writer {
         file.append(&header(first))?;
         file.sync()?;
         storage.sync_folder()?;
-        self.shared.activate(Segment { first, name, bytes: HEADER_BYTES, damaged: false });
-        Ok(Active { file, first, seed: Seed::of(first), bytes: HEADER_BYTES })
+        let begun = self.shared.now();
+        let bytes = HEADER_BYTES;
+        self.shared.activate(Segment { first, name, bytes, bytes_known: true, begun: Some(begun), damaged: false });
+        Ok(Active { file, first, seed: Seed::of(first), bytes, begun })
     }
 
     /// Closes the active segment and gives what is known of it.
