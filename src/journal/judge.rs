@@ -3,9 +3,10 @@
 //! Owns the verdicts. Recovery acts by them, inspection prints them. Never writes, renames or counts.
 
 use std::io;
+use std::ops::ControlFlow;
 
 use super::cursor::{Bounds, Cursor, Found};
-use super::format::{HEADER_BYTES, Header, RECORD_BYTES_MIN, decode, read_header};
+use super::format::{HEADER_BYTES, Header, RECORD_BYTES_MIN, Sources, decode, read_header};
 use super::segment::Segment;
 use super::storage::{ReadFile, Storage};
 use crate::model::Timestamp;
@@ -56,12 +57,12 @@ pub enum Verdict {
 }
 
 /// Walks over the records of a segment whose index is below `records_max`, around what the disk cannot read, and shows
-/// each to `visit`, with its index.
+/// each to `visit`, until it breaks off.
 pub(super) fn survey(
     file: Box<dyn ReadFile>,
     segment: &Segment,
     records_max: u64,
-    visit: &mut dyn FnMut(u64, &Found<'_>),
+    visit: &mut dyn FnMut(&Found<'_>) -> ControlFlow<()>,
 ) -> Survey {
     let mut cursor = Cursor::new(file, segment.first);
     cursor.read_around();
@@ -76,7 +77,9 @@ pub(super) fn survey(
             damaged_at.get_or_insert(offset);
         }
         records += 1;
-        visit(found.index, &found);
+        if visit(&found).is_break() {
+            break;
+        }
     }
     let (end, offset, unreadable_until) = (cursor.index(), cursor.offset(), cursor.unreadable_until());
     Survey { header, records, end, offset, damaged_at, unreadable_until }
@@ -154,8 +157,7 @@ pub(super) fn beginning(storage: &dyn Storage, segment: &Segment) -> Beginning {
     let header = header(&mut cursor, segment.first);
     let is_foreign = matches!(header, Ok(Header::Unreadable | Header::Future(_)));
     let bounds = Bounds { records: u64::MAX, bytes: segment.bytes };
-    let first =
-        cursor.next(bounds).ok().flatten().and_then(|found| decode(found.body, &mut super::format::Sources::default()));
+    let first = cursor.next(bounds).ok().flatten().and_then(|found| decode(found.body, &mut Sources::default()));
     Beginning { is_foreign, begun: first.map(|frame| frame.arrival) }
 }
 

@@ -103,6 +103,7 @@ use crate::model::{Frame, JournalPosition};
 
 mod cursor;
 mod format;
+mod inspect;
 mod judge;
 mod patience;
 mod read_ahead;
@@ -113,6 +114,8 @@ mod shared;
 mod storage;
 mod writer;
 
+pub use inspect::{Scope, SegmentReport, Sight, bytes_of, inspect};
+pub use judge::Verdict;
 pub use reader::Reader;
 use shared::{Counters, Shared};
 pub use storage::{AppendFile, Folder, ReadFile, Storage};

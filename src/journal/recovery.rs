@@ -4,6 +4,7 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::ControlFlow;
 
 use tracing::{error, info, warn};
 
@@ -116,7 +117,7 @@ impl Listed {
 /// Judges the last segment, cuts its torn tail or quarantines it, and gives the position after its last record.
 fn recover_last(storage: &dyn Storage, segment: &mut Segment, counters: &Counters) -> u64 {
     let file = if segment.bytes_known { storage.open(&segment.name).ok() } else { None };
-    let survey = file.map(|file| survey(file, segment, u64::MAX, &mut |_, _| ()));
+    let survey = file.map(|file| survey(file, segment, u64::MAX, &mut |_| ControlFlow::Continue(())));
     let (verdict, end) = judge_last(segment, survey.as_ref());
     let bytes = match verdict {
         Verdict::Unused => return end,

@@ -199,7 +199,7 @@ fn expected(rows: &[&Row], passed: u64, disk: &BadDisk) -> Outcome {
     let end = stored_end.max(passed);
     let mut names: BTreeSet<String> = FOREIGN.map(str::to_owned).into();
     let (mut story, mut damaged_segments) = (Vec::new(), 0);
-    let mut lose = |story: &mut Vec<i64>, records: u64| match (story.last_mut(), -i64::try_from(records).unwrap()) {
+    let lose = |story: &mut Vec<i64>, records: u64| match (story.last_mut(), -i64::try_from(records).unwrap()) {
         (_, 0) => {}
         (Some(lost), more) if *lost < 0 => *lost += more,
         (_, more) => story.push(more),
