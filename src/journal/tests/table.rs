@@ -2,6 +2,7 @@
 //! store has passed; and each two damages in two segments. What has to come out is worked out here, from the rows alone.
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::unreadable::{Bad, BadDisk, read_impatiently};
@@ -9,7 +10,7 @@ use super::{Bench, EPOCH_MS, frame_of, options};
 use crate::journal::format::{header, header_of_version, record_bytes};
 use crate::journal::segment::{damaged_name, name};
 use crate::journal::simulated_disk::SimulatedDisk;
-use crate::journal::{Options, Storage};
+use crate::journal::{Options, Scope, Sight, Storage, inspect};
 use crate::model::{Frame, Timestamp};
 
 /// Records of a segment, three to each.
@@ -245,6 +246,22 @@ fn open(disk: &BadDisk, passed: u64) -> Bench {
     Bench::open_at(Arc::new(disk.clone()), settings, passed, Timestamp::from_millis(EPOCH_MS))
 }
 
+/// What a person is shown of it.
+fn inspected(disk: &BadDisk) -> Vec<i64> {
+    let mut story = Vec::new();
+    let seen = inspect(disk, &Scope::default(), &mut |sight| {
+        match sight {
+            Sight::Record(position, _) => story.push(i64::try_from(position.0).unwrap()),
+            Sight::Lost { records, .. } => story.push(-i64::try_from(records).unwrap()),
+            Sight::Segment(_) | Sight::Twin(_) => {}
+            Sight::Gone(name) => panic!("{name} did not go"),
+        }
+        ControlFlow::Continue(())
+    });
+    seen.expect("listed");
+    joined(&story)
+}
+
 /// Neighbouring losses in one.
 fn joined(story: &[i64]) -> Vec<i64> {
     let mut joined: Vec<i64> = Vec::new();
@@ -261,6 +278,11 @@ fn check(rows: &[&Row], passed: u64) {
     let disk = disk_of(rows);
     let what = || format!("passed {passed} of {:?}", rows.iter().map(|row| row.found).collect::<Vec<_>>());
     let expected = expected(rows, passed, &disk);
+    if passed == 0 && rows[0].last != Last::Unknown && rows.iter().all(|row| row.last != Last::Aside) {
+        let names = disk.disk.names();
+        assert_eq!(inspected(&disk), expected.story, "{}", what());
+        assert_eq!(disk.disk.names(), names, "a look changes nothing");
+    }
     let mut bench = open(&disk, passed);
     let read = read_impatiently(&bench, passed).0;
     let outcome = Outcome {
@@ -308,6 +330,16 @@ fn two_damages_in_two_segments_come_out_as_each_alone() {
             }
         }
     }
+}
+
+#[test]
+fn a_damaged_file_is_not_replaced_by_another_one_of_its_first_position() {
+    let disk = disk_of(&[&ROWS[0], &ROWS[3]]);
+    disk.disk.put(&damaged_name(3), b"to be looked at".to_vec());
+    let bench = open(&disk, 0);
+    assert_eq!(read_impatiently(&bench, 0).0, [0, 1, 2, 3, -1, 5]);
+    assert_eq!(disk.disk.contents(&damaged_name(3)), b"to be looked at");
+    assert_eq!((disk.disk.len(&name(3)).is_ok(), bench.count("damaged_segments")), (true, 1));
 }
 
 #[test]
