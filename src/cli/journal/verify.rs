@@ -4,7 +4,6 @@ use std::io::{self, Write};
 use std::ops::ControlFlow;
 
 use super::Progress;
-use crate::document::size_text;
 use crate::journal::{Scope, SegmentReport, Sight, Storage, Verdict, bytes_of, inspect};
 
 /// What all segments come to.
@@ -58,7 +57,7 @@ pub(super) fn verify(
         return Err(cause);
     }
     let Sums { segments, records, bytes, lost, damaged } = sums;
-    writeln!(out, "\n{segments} segments, {records} records, {bytes} bytes ({})", size_text(bytes))?;
+    writeln!(out, "\n{segments} segments, {records} records, {bytes} bytes")?;
     if damaged == 0 && lost == 0 {
         writeln!(out, "sound")?;
         return Ok(true);
