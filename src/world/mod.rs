@@ -47,6 +47,8 @@ const HOUR_MS: i64 = 3_600_000;
 /// Rounds after which a world that has calmed down is stuck.
 const ROUNDS_MAX: u32 = 20_000;
 
+/// Reads that fail in a row before the journal's reader gives up what it cannot read, if a minute has passed.
+const FAILED_READS_BORNE: u32 = 10;
 /// Failures after which no more seeds are tried.
 const FAILURES_MAX: u64 = 10;
 
@@ -85,6 +87,10 @@ struct World {
     flips: u64,
     /// Starts at which the journal could not be read, so that its end is an upper bound.
     unreadable_starts: u64,
+    /// Reads in a row that the disk failed.
+    failed_reads: u32,
+    /// Times that the process gave up what a disk could not read for long.
+    given_up: u64,
     /// End of the journal after the latest commit.
     journal_end: JournalPosition,
     /// Where the store's files are kept as of the last flush, where a power cut may set it back.
@@ -122,6 +128,8 @@ impl World {
             runtime: Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime"),
             flips: 0,
             unreadable_starts: 0,
+            failed_reads: 0,
+            given_up: 0,
             journal_end: JournalPosition(0),
             snapshot: snapshots.then(|| tempfile::tempdir().expect("a folder")),
             _folder: folder,
@@ -241,6 +249,8 @@ impl World {
 
     fn read(&mut self) {
         let Some(gateway) = &mut self.gateway else { return };
+        self.failed_reads = if self.ground.disk.is_unreadable() { self.failed_reads + 1 } else { 0 };
+        self.given_up += u64::from(self.failed_reads >= FAILED_READS_BORNE);
         gateway.pipeline.read();
         if gateway.pipeline.is_full() {
             self.flush();

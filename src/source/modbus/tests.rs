@@ -464,6 +464,7 @@ async fn polls_are_in_the_journal_as_they_came() {
         bytes_max: 1 << 24,
         segment_bytes: 1 << 20,
         commit_interval: Duration::from_millis(1),
+        age_max: Duration::from_hours(1),
     };
     let health = Arc::new(Health::default());
     let part = health.part(PartKind::Journal, "", Clock::system().now());
