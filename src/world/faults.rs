@@ -39,6 +39,7 @@ faults! {
     FolderSyncFails => "sync of the folder failed", 3;
     CreateFails => "segment could not be created", 3;
     DiskFills => "journal's disk full", 4;
+    DiskSlow => "journal's disk slow, nothing committed for a while", 3;
     BitFlips => "bit of a closed segment flipped", 2;
     ReadsFail => "reads of the journal failed", 3;
     JournalRefuses => "batch refused by the journal", 0;
