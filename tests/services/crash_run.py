@@ -259,7 +259,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="on the disk to be tried; its default is the system's folder for temporary files")
     asked = parser.parse_args()
     plan = Plan(asked.kills, asked.broker_restarts, asked.seed, asked.devices, asked.messages_per_second)
-    with tempfile.TemporaryDirectory(prefix="sitepulse-crash-", dir=asked.folder, delete=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="sitepulse-crash-", dir=asked.folder) as folder:
         print(table(CrashRun(Path(folder), plan, progress_line).run()))
 
 

@@ -47,6 +47,7 @@ class Fleet:
         self.devices = names
         self.minutes: dict[tuple, dict] = collections.defaultdict(dict)  # (device index, minute) -> event time -> values
         self.recent: collections.deque = collections.deque(maxlen=RECENT)
+        self.repeats = REPEATED
         self.next_device = self.numbered = self.repeated = self.late = 0
 
     def inventory(self) -> tuple[list[dict], list[dict]]:
@@ -58,10 +59,10 @@ class Fleet:
     def message(self, now_ms: int) -> tuple[str, bytes]:
         """The next message: mostly a new one, at times one that was sent before."""
         kind = self.dice.random()
-        if kind < REPEATED and self.recent:
+        if kind < self.repeats and self.recent:
             self.repeated += 1
             return self.recent[self.dice.randrange(len(self.recent))]
-        if kind < REPEATED + LATE:
+        if kind < self.repeats + LATE:
             self.late += 1
             now_ms -= round(60_000 * self.dice.uniform(*LATE_MINUTES))
         message = self.reading(now_ms)

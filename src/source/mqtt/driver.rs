@@ -23,6 +23,7 @@ use super::Options;
 use super::assembler::{Assembler, Body, Message};
 use super::dial::{DialError, Dialler};
 use super::intake::{Intake, Settlement};
+use super::rival::{Ending, RivalWatch};
 use super::session::{Epoch, Event, Failure, Session};
 
 /// How long to sleep when the socket is dry; more and more, up to the second, when nothing comes for long.
@@ -112,6 +113,7 @@ pub(super) struct Driver {
     settlements: Receiver<Settlement>,
     dialler: Dialler,
     backoff: Backoff,
+    rival: RivalWatch,
     epoch: Epoch,
     chunk: Vec<u8>,
     /// What there is to say about the connection while the journal takes everything.
@@ -138,6 +140,7 @@ impl Driver {
             intake: Intake::new(options.name.clone(), inlet, sender),
             dialler: Dialler::new(&options.host, options.port),
             backoff: Backoff::new(options.backoff_max),
+            rival: RivalWatch::new(STEADY_AFTER, options.backoff_max),
             epoch: Epoch::default(),
             chunk: vec![0; CHUNK_BYTES],
             standing: (State::Starting, String::new()),
@@ -171,7 +174,8 @@ impl Driver {
     /// One connection from dialling to its end; `Ok` when it ended because of the stop flag.
     fn connect_and_converse(&mut self) -> Result<(), Failure> {
         let deadline = Instant::now() + self.options.connect_timeout;
-        let Some(stream) = self.dial(deadline)? else { return Ok(()) };
+        let dialled = self.dial(deadline).inspect_err(|_| self.rival.ended(Ending::Explained));
+        let Some(stream) = dialled? else { return Ok(()) };
         // The acknowledgements of a turn are one small write; they must not wait for the broker's TCP to answer.
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
@@ -181,12 +185,18 @@ impl Driver {
         let assembler = Assembler::new(self.options.packet_bytes_max);
         let mut link = Link { stream, assembler, session, subscribed_at: None, heard_at: now };
         let outcome = self.converse(&mut link);
-        if let Some(since) = link.subscribed_at {
+        let held = link.subscribed_at.map(|since| since.elapsed());
+        if let Some(held) = held {
             self.counters.disconnects.add(1);
-            if since.elapsed() >= STEADY_AFTER {
+            if held >= self.rival.holds_after() {
                 self.backoff.succeeded();
             }
         }
+        self.rival.ended(match (&outcome, held) {
+            (Err(failure), Some(held)) if failure.is_closed_by_broker() => Ending::Closed { held },
+            (Err(failure), None) if failure.is_closed_by_broker() => Ending::ClosedEarly,
+            _ => Ending::Explained,
+        });
         outcome
     }
 
@@ -212,6 +222,7 @@ impl Driver {
             let socket = self.take_in(link, now)?;
             link.session.tick(now)?;
             link.write(now)?;
+            self.watch_for_rival(link, now);
             if socket == Socket::Dry {
                 thread::sleep(link.nap(now));
             }
@@ -310,6 +321,14 @@ impl Driver {
         self.report();
     }
 
+    /// Ends the suspicion of a rival when the connection has held for long enough.
+    fn watch_for_rival(&mut self, link: &Link, now: Instant) {
+        let held = link.subscribed_at.map(|since| now.duration_since(since));
+        if held.is_some_and(|held| held >= self.rival.holds_after()) && self.rival.held() {
+            self.report();
+        }
+    }
+
     fn submit(&mut self, session: &mut Session) {
         let refusal = self.intake.submit(session);
         if refusal.is_some() {
@@ -382,6 +401,13 @@ impl Driver {
                 (if *state == State::Up { State::Degraded } else { *state }, format!("{detail}; {reason}"))
             }
             Some(RefusedCause::Closed) => (State::Down, format!("{detail}; the journal is closed")),
+            // With a rival it works by turns: one state for as long as that lasts, so one line in the log.
+            Some(RefusedCause::Busy) | None if self.rival.suspects() => {
+                let rival =
+                    format!("another client seems to use client_id {:?} on this broker", self.options.client_id);
+                let advice = "it closes each connection after a short while; give each collector its own client_id";
+                (State::Degraded, format!("{rival}: {advice}; {detail}"))
+            }
             Some(RefusedCause::Busy) | None => (*state, detail.clone()),
         };
         if self.part.report(state, detail.clone(), self.clock.now()) {

@@ -166,6 +166,25 @@ fn a_broker_that_answers_no_ping_is_left_for_a_new_connection() {
 }
 
 #[test]
+fn a_broker_that_closes_each_connection_after_the_subscription_points_to_a_rival() {
+    let rig = Rig::new();
+    for _ in 0..2 {
+        drop(rig.broker.welcome());
+    }
+    rig.until(|part| part.counters["disconnects"] == 2);
+    assert!(!rig.part().detail.contains("client_id"), "{}", rig.part().detail);
+    drop(rig.broker.welcome());
+    rig.until(|part| part.state == State::Degraded);
+    assert!(rig.part().detail.contains("use client_id \"sitepulse-east\" on this broker"), "{}", rig.part().detail);
+    // It goes on with its work while it is connected, and one connection does not end the suspicion.
+    let mut peer = rig.broker.welcome();
+    peer.send(&[publish(1, b"x")]);
+    assert_eq!(peer.acks(1), [1]);
+    let part = rig.part();
+    assert!(part.state == State::Degraded && part.detail.contains("connected to"), "{}", part.detail);
+}
+
+#[test]
 fn an_oversize_message_is_journalled_by_its_head_and_acknowledged() {
     let rig = Rig::with(&Setup { packet_bytes_max: 1_000, ..Setup::default() });
     let mut peer = rig.broker.welcome();
