@@ -154,6 +154,7 @@ class StoreOutage:
             assert part["state"] == "down" and part["counters"]["lines_written"] == 0, part
         assert_balanced(ledger)
         behind = self.behind()
+        assert behind >= 2 * len(self.fleet.devices), behind
         # Its positions are on disk. Started anew it also forgets the batch that it has offered in vain since the outage began, whose
         # rows were amended meanwhile; of two versions of a row VictoriaMetrics keeps either (docs/sinks.md).
         sitepulse.kill()

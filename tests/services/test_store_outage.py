@@ -5,5 +5,5 @@ from store_outage import StoreOutage
 
 
 def test_a_store_that_is_away_for_two_hours_of_readings_costs_no_memory_and_no_row(tmp_path):
-    figures = StoreOutage(tmp_path, messages=200_000, devices=100, seed=20_261_102).run()
+    figures = StoreOutage(tmp_path, messages=400_000, devices=100, seed=20_261_102).run()
     print(table(figures))
