@@ -63,10 +63,11 @@ fn a_busy_journal_holds_the_broker_back_and_nothing_is_lost() {
     let rig = Rig::new();
     let mut peer = rig.broker.welcome();
     rig.gate.set(Disk::Hangs);
-    let mut writer = peer.stream.try_clone().unwrap();
+    let (mut writer, writing) = (peer.stream.try_clone().unwrap(), peer.writing.clone());
     // More than the journal queues and TCP buffers together.
     let sender = thread::spawn(move || {
         for id in 1..=60 {
+            let _writing = writing.lock().unwrap();
             writer.write_all(&bytes_of(&[publish(id, &vec![b'x'; 1 << 20])])).unwrap();
         }
     });
