@@ -14,25 +14,44 @@ pub struct Clock {
     started: Instant,
     /// Simulated milliseconds per real one; `None` reads the machine's clock.
     speed: Option<f64>,
+    /// What a test says that it is, epoch ms.
+    #[cfg(test)]
+    told: Option<&'static std::sync::atomic::AtomicI64>,
 }
 
 impl Clock {
     /// The machine's own clock.
     #[must_use]
     pub fn system() -> Self {
-        Self { origin: system_now(), started: Instant::now(), speed: None }
+        Self {
+            origin: system_now(),
+            started: Instant::now(),
+            speed: None,
+            #[cfg(test)]
+            told: None,
+        }
     }
 
     /// A clock that starts at `origin` and runs `speed` times as fast as real time (`speed` > 0).
     #[must_use]
     pub fn scaled(origin: Timestamp, speed: f64) -> Self {
-        Self { origin, started: Instant::now(), speed: Some(speed) }
+        Self { origin, speed: Some(speed), ..Self::system() }
+    }
+
+    /// A clock that shows what a test puts into `told`, epoch ms.
+    #[cfg(test)]
+    pub(crate) fn told(told: &'static std::sync::atomic::AtomicI64) -> Self {
+        Self { told: Some(told), ..Self::system() }
     }
 
     /// The instant it is now on this clock.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "a float of milliseconds saturates, which is what is wanted")]
     pub fn now(&self) -> Timestamp {
+        #[cfg(test)]
+        if let Some(told) = self.told {
+            return Timestamp::from_millis(told.load(std::sync::atomic::Ordering::Relaxed));
+        }
         match self.speed {
             None => system_now(),
             Some(speed) => {

@@ -28,3 +28,5 @@ pub mod simulate;
 pub mod sink;
 pub mod source;
 pub mod store;
+#[cfg(test)]
+mod world;

@@ -41,13 +41,34 @@ pub fn run_worker(
     part: Arc<Part>,
     stop: Arc<AtomicBool>,
 ) {
-    let counters = Counters {
-        windows_computed: part.counter("windows_computed"),
-        windows_waiting: part.counter("windows_waiting"),
-        rows_written: part.counter("rows_written"),
-        failures: part.counter("failures"),
-    };
-    Worker { store, inventory, definitions, zone, clock, part, stop, counters }.run();
+    Worker::new(store, inventory, definitions, (zone, clock), part, stop).run();
+}
+
+/// The worker without its thread: a test says when it looks.
+#[cfg(test)]
+pub(crate) struct SteppedWorker {
+    worker: Worker,
+    connections: Option<Connections>,
+}
+
+#[cfg(test)]
+impl SteppedWorker {
+    /// A worker that has not opened the store yet.
+    pub(crate) fn new(
+        store: StorePath,
+        inventory: SharedInventory,
+        definitions: Arc<[Definition]>,
+        (zone, clock): (TimeZone, Clock),
+        part: Arc<Part>,
+    ) -> Self {
+        let worker = Worker::new(store, inventory, definitions, (zone, clock), part, Arc::default());
+        Self { worker, connections: None }
+    }
+
+    /// Computes what is marked now. Returns how many windows that were.
+    pub(crate) fn look(&mut self) -> usize {
+        self.worker.look(&mut self.connections).expect("the store answers")
+    }
 }
 
 struct Counters {
@@ -75,6 +96,23 @@ struct Connections {
 }
 
 impl Worker {
+    fn new(
+        store: StorePath,
+        inventory: SharedInventory,
+        definitions: Arc<[Definition]>,
+        (zone, clock): (TimeZone, Clock),
+        part: Arc<Part>,
+        stop: Arc<AtomicBool>,
+    ) -> Self {
+        let counters = Counters {
+            windows_computed: part.counter("windows_computed"),
+            windows_waiting: part.counter("windows_waiting"),
+            rows_written: part.counter("rows_written"),
+            failures: part.counter("failures"),
+        };
+        Self { store, inventory, definitions, zone, clock, part, stop, counters }
+    }
+
     fn run(&self) {
         let mut connections = None;
         let mut backoff = BACKOFF_MIN;

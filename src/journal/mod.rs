@@ -86,7 +86,9 @@ pub use storage::{AppendFile, Folder, ReadFile, Storage};
 use writer::Writer;
 
 #[cfg(test)]
-mod simulated_disk;
+pub(crate) mod simulated_disk;
+#[cfg(test)]
+pub(crate) mod stepped;
 #[cfg(test)]
 mod tests;
 

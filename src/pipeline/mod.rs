@@ -10,6 +10,8 @@ mod registry;
 mod roller;
 
 #[cfg(test)]
+pub(crate) mod stepped;
+#[cfg(test)]
 mod tests;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -120,6 +122,12 @@ impl Pipeline {
     /// # Errors
     /// Where the store cannot be read, or the thread not be started.
     pub fn start(self) -> Result<JoinHandle<()>, StartError> {
+        let driver = self.driver()?;
+        let thread = std::thread::Builder::new().name("pipeline".to_owned());
+        Ok(thread.spawn(move || driver.run())?)
+    }
+
+    fn driver(self) -> Result<Driver, StartError> {
         let position = self.writer.position()?;
         let mut ledger = self.writer.ledger()?;
         (ledger.received, ledger.pending) = (position.0, 0);
@@ -127,7 +135,7 @@ impl Pipeline {
         let roller = Roller::new(self.options, self.inventory.clone(), ledger, position, &self.writer)?;
         let counters = Counters::of(&self.part);
         counters.stored_messages.set(position.0);
-        let driver = Driver {
+        Ok(Driver {
             reader: self.journal.reader(position),
             caught_up_at: self.journal.end(),
             flushed: Instant::now(),
@@ -135,9 +143,7 @@ impl Pipeline {
             counters,
             roller,
             pipeline: self,
-        };
-        let thread = std::thread::Builder::new().name("pipeline".to_owned());
-        Ok(thread.spawn(move || driver.run())?)
+        })
     }
 }
 

@@ -135,6 +135,15 @@ impl Writer {
         Ok(Self { connection, path: path.clone(), options, final_until, scratch: Vec::new() })
     }
 
+    /// Lets the file grow by `pages` pages at the most, or as it likes: beyond that the disk is full.
+    #[cfg(test)]
+    pub(crate) fn set_room(&self, pages: Option<i64>) {
+        let pragma = |name: &str| self.connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+        let max = pages.map_or(i64::from(u32::MAX - 1), |pages| pragma("page_count").expect("a number") + pages);
+        let set = self.connection.pragma_update_and_check(None, "max_page_count", max, |_| Ok(()));
+        set.expect("a bound");
+    }
+
     /// First record of the journal that the rows do not hold.
     ///
     /// # Errors

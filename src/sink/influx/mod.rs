@@ -9,6 +9,8 @@ mod feed;
 mod line;
 mod policy;
 #[cfg(test)]
+pub(crate) mod stepped;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
@@ -20,7 +22,7 @@ use tokio::sync::watch;
 use tokio::time;
 use tracing::{error, info, warn};
 
-use self::client::{Body, Client};
+use self::client::{Body, Client, FarSide};
 use self::feed::Batch;
 use self::policy::{Answer, Delivery, Next, Refusal, Trouble};
 use super::desk::Desk;
@@ -78,20 +80,7 @@ pub async fn run(options: Options, context: Context, part: Arc<Part>, mut stop: 
             return stopped(&mut stop).await;
         }
     };
-    let sink = Sink {
-        client,
-        desk: Desk::new(context.store.clone()),
-        counters: Counters::of(&part),
-        backoff: Backoff::new(options.backoff_max),
-        lines_max: options.batch_lines_max,
-        positions: [None, None],
-        bucket_tried: false,
-        operator_told: false,
-        shared: Arc::new((options, context)),
-        part,
-        stop,
-    };
-    sink.run().await;
+    Sink::new(client, options, context, part, stop).run().await;
 }
 
 struct Counters {
@@ -129,8 +118,8 @@ enum Outcome {
     Again,
 }
 
-struct Sink {
-    client: Client,
+struct Sink<F> {
+    client: F,
     desk: Desk,
     shared: Arc<(Options, Context)>,
     part: Arc<Part>,
@@ -147,7 +136,23 @@ struct Sink {
     stop: watch::Receiver<bool>,
 }
 
-impl Sink {
+impl<F: FarSide> Sink<F> {
+    fn new(client: F, options: Options, context: Context, part: Arc<Part>, stop: watch::Receiver<bool>) -> Self {
+        Self {
+            client,
+            desk: Desk::new(context.store.clone()),
+            counters: Counters::of(&part),
+            backoff: Backoff::new(options.backoff_max),
+            lines_max: options.batch_lines_max,
+            positions: [None, None],
+            bucket_tried: false,
+            operator_told: false,
+            shared: Arc::new((options, context)),
+            part,
+            stop,
+        }
+    }
+
     async fn run(mut self) {
         loop {
             let (mut behind, mut idle) = (0, true);

@@ -62,16 +62,16 @@ struct Counters {
     refused: Counter,
 }
 
-/// One connection.
-struct Link {
-    stream: TcpStream,
+/// One connection over some stream that never blocks.
+pub(super) struct Link<S> {
+    stream: S,
     assembler: Assembler,
     session: Session,
     subscribed_at: Option<Instant>,
     heard_at: Instant,
 }
 
-impl Link {
+impl<S: Read + Write> Link<S> {
     /// How long to sleep now that the socket is dry.
     fn nap(&self, now: Instant) -> Duration {
         if self.session.has_outstanding() {
@@ -96,8 +96,8 @@ impl Link {
 }
 
 /// Whether the socket had more than was read.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Socket {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Socket {
     Dry,
     More,
 }
@@ -179,11 +179,7 @@ impl Driver {
         // The acknowledgements of a turn are one small write; they must not wait for the broker's TCP to answer.
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
-        self.epoch = Epoch(self.epoch.0 + 1);
-        let now = Instant::now();
-        let session = Session::new(&self.options, self.epoch, deadline, now)?;
-        let assembler = Assembler::new(self.options.packet_bytes_max);
-        let mut link = Link { stream, assembler, session, subscribed_at: None, heard_at: now };
+        let mut link = self.link(stream, deadline, Instant::now())?;
         let outcome = self.converse(&mut link);
         let held = link.subscribed_at.map(|since| since.elapsed());
         if let Some(held) = held {
@@ -200,6 +196,14 @@ impl Driver {
         outcome
     }
 
+    /// Begins the next connection over `stream`; CONNACK has to come before `deadline`.
+    pub(super) fn link<S>(&mut self, stream: S, deadline: Instant, now: Instant) -> Result<Link<S>, Failure> {
+        self.epoch = Epoch(self.epoch.0 + 1);
+        let session = Session::new(&self.options, self.epoch, deadline, now)?;
+        let assembler = Assembler::new(self.options.packet_bytes_max);
+        Ok(Link { stream, assembler, session, subscribed_at: None, heard_at: now })
+    }
+
     fn dial(&mut self, deadline: Instant) -> Result<Option<TcpStream>, DialError> {
         self.dialler.begin(deadline)?;
         while !self.is_stopping() {
@@ -209,20 +213,17 @@ impl Driver {
             if Instant::now() >= deadline + WAIT_NAP {
                 return Err(DialError::TimedOut);
             }
-            self.retry_held();
+            self.retry_held(Instant::now());
             thread::sleep(NAP);
         }
         Ok(None)
     }
 
-    fn converse(&mut self, link: &mut Link) -> Result<(), Failure> {
+    fn converse(&mut self, link: &mut Link<TcpStream>) -> Result<(), Failure> {
         while !self.is_stopping() {
             let now = Instant::now();
-            self.settle(link, now)?;
-            let socket = self.take_in(link, now)?;
-            link.session.tick(now)?;
-            link.write(now)?;
-            self.watch_for_rival(link, now);
+            let socket = self.turn(link, now)?;
+            self.watch_for_rival(link.subscribed_at, now);
             if socket == Socket::Dry {
                 thread::sleep(link.nap(now));
             }
@@ -233,8 +234,17 @@ impl Driver {
         Ok(())
     }
 
+    /// One round: hears from the journal, reads, keeps time, writes. Never blocks.
+    pub(super) fn turn<S: Read + Write>(&mut self, link: &mut Link<S>, now: Instant) -> Result<Socket, Failure> {
+        self.settle(link, now)?;
+        let socket = self.take_in(link, now)?;
+        link.session.tick(now)?;
+        link.write(now)?;
+        Ok(socket)
+    }
+
     /// Hears from the journal what is on disk.
-    fn settle(&mut self, link: &mut Link, now: Instant) -> Result<(), Failure> {
+    fn settle<S>(&mut self, link: &mut Link<S>, now: Instant) -> Result<(), Failure> {
         while let Ok(settlement) = self.settlements.try_recv() {
             link.session.settle(settlement.epoch, settlement.batch, settlement.fate, now)?;
         }
@@ -243,8 +253,8 @@ impl Driver {
     }
 
     /// Reads unless the journal or the broker takes nothing: then TCP holds the broker back.
-    fn take_in(&mut self, link: &mut Link, now: Instant) -> Result<Socket, Failure> {
-        self.retry_held();
+    fn take_in<S: Read + Write>(&mut self, link: &mut Link<S>, now: Instant) -> Result<Socket, Failure> {
+        self.retry_held(now);
         if self.intake.is_holding() || link.session.output().len() > OUTPUT_BYTES_MAX {
             link.session.not_listening(now);
             return Ok(Socket::Dry);
@@ -252,12 +262,12 @@ impl Driver {
         let read = self.read(link, now);
         // Also after a failure: what came whole before it is good.
         if !self.intake.is_holding() {
-            self.submit(&mut link.session);
+            self.submit(&mut link.session, now);
         }
         read
     }
 
-    fn read(&mut self, link: &mut Link, now: Instant) -> Result<Socket, Failure> {
+    fn read<S: Read + Write>(&mut self, link: &mut Link<S>, now: Instant) -> Result<Socket, Failure> {
         // Packets may be left over from before the journal refused a batch.
         self.take_packets(link, now)?;
         for _ in 0..READS_IN_A_ROW_MAX {
@@ -283,7 +293,7 @@ impl Driver {
         Ok(Socket::More)
     }
 
-    fn take_packets(&mut self, link: &mut Link, now: Instant) -> Result<(), Failure> {
+    fn take_packets<S>(&mut self, link: &mut Link<S>, now: Instant) -> Result<(), Failure> {
         let arrival = self.clock.now();
         while !self.intake.is_holding() {
             let Some(packet) = link.assembler.next()? else { break };
@@ -294,7 +304,7 @@ impl Driver {
                     self.count(&message);
                     self.intake.gather(message, arrival);
                     if self.intake.is_batch_full() {
-                        self.submit(&mut link.session);
+                        self.submit(&mut link.session, now);
                     }
                 }
             }
@@ -309,7 +319,7 @@ impl Driver {
         }
     }
 
-    fn subscribed(&mut self, link: &mut Link, shortfalls: &[String], now: Instant) {
+    fn subscribed<S>(&mut self, link: &mut Link<S>, shortfalls: &[String], now: Instant) {
         link.subscribed_at = Some(now);
         self.counters.connects.add(1);
         let detail = format!("connected to {}, {} filters", self.place(), self.options.topics.len());
@@ -322,31 +332,31 @@ impl Driver {
     }
 
     /// Ends the suspicion of a rival when the connection has held for long enough.
-    fn watch_for_rival(&mut self, link: &Link, now: Instant) {
-        let held = link.subscribed_at.map(|since| now.duration_since(since));
+    fn watch_for_rival(&mut self, subscribed_at: Option<Instant>, now: Instant) {
+        let held = subscribed_at.map(|since| now.duration_since(since));
         if held.is_some_and(|held| held >= self.rival.holds_after()) && self.rival.held() {
             self.report();
         }
     }
 
-    fn submit(&mut self, session: &mut Session) {
+    fn submit(&mut self, session: &mut Session, now: Instant) {
         let refusal = self.intake.submit(session);
         if refusal.is_some() {
             self.counters.refused.add(1);
         }
-        self.note_refusal(refusal);
+        self.note_refusal(refusal, now);
     }
 
-    fn retry_held(&mut self) {
-        if self.intake.is_holding() && Instant::now() >= self.retry_at {
+    pub(super) fn retry_held(&mut self, now: Instant) {
+        if self.intake.is_holding() && now >= self.retry_at {
             let refusal = self.intake.retry();
-            self.note_refusal(refusal);
+            self.note_refusal(refusal, now);
         }
     }
 
-    fn note_refusal(&mut self, refusal: Option<RefusedCause>) {
+    fn note_refusal(&mut self, refusal: Option<RefusedCause>, now: Instant) {
         let pause = if refusal == Some(RefusedCause::Busy) { NAP } else { FULL_RETRY_INTERVAL };
-        self.retry_at = Instant::now() + pause;
+        self.retry_at = now + pause;
         // A busy journal is back in a moment and worth no report.
         let blocked = refusal.filter(|&cause| cause != RefusedCause::Busy);
         if blocked != self.blocked {
@@ -356,10 +366,10 @@ impl Driver {
     }
 
     /// Acknowledges what the journal still gets on disk in time, then closes. The rest the broker delivers again.
-    fn take_leave(&mut self, link: &mut Link) -> Result<(), Failure> {
+    fn take_leave(&mut self, link: &mut Link<TcpStream>) -> Result<(), Failure> {
         let deadline = Instant::now() + STOP_JOURNAL_TIMEOUT;
         while link.session.has_outstanding() && self.blocked.is_none() && Instant::now() < deadline {
-            self.retry_held();
+            self.retry_held(Instant::now());
             self.settle(link, Instant::now())?;
             link.write(Instant::now())?;
             thread::sleep(NAP);
@@ -388,7 +398,7 @@ impl Driver {
     fn wait(&mut self, span: Duration) {
         let until = Instant::now() + span;
         while !self.is_stopping() && (Instant::now() < until || self.intake.is_holding()) {
-            self.retry_held();
+            self.retry_held(Instant::now());
             thread::sleep(WAIT_NAP.min(span.max(NAP)));
         }
     }

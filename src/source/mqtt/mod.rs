@@ -12,6 +12,8 @@ mod intake;
 mod rival;
 mod session;
 #[cfg(test)]
+pub(crate) mod stepped;
+#[cfg(test)]
 mod test_rig;
 
 use std::io;
