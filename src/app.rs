@@ -25,6 +25,7 @@ use crate::indicator::{self, Description};
 use crate::inventory::SharedInventory;
 use crate::journal::{Folder, Journal};
 use crate::ledger::Ledger;
+use crate::model::millis;
 use crate::pipeline::{self, LedgerBoard, Pipeline};
 use crate::store::{self, StorePath, Writer, WriterOptions};
 use crate::{api, sink, source};
@@ -301,7 +302,6 @@ fn lock(data_dir: &Path) -> Result<File, Error> {
 }
 
 fn writer_options(config: &Config) -> WriterOptions {
-    let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
     let descriptions = config.indicators.iter().map(|definition| &definition.description);
     WriterOptions {
         grace_ms: millis(config.pipeline.grace),

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::model::Timestamp;
+use crate::model::{Timestamp, millis};
 
 /// Where `now` comes from.
 #[derive(Clone, Copy, Debug)]
@@ -77,7 +77,7 @@ impl Clock {
 
 fn system_now() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
+    Timestamp::from_millis(millis(since_epoch))
 }
 
 #[cfg(test)]

@@ -119,6 +119,7 @@ fn register_ledger(registry: &mut Registry, ledger: &Ledger) {
 
 fn register_parts(registry: &mut Registry, parts: &[PartSnapshot]) {
     let states = Values::<PartLabels>::default();
+    let (changes, troubles) = (Totals::<PartLabels>::default(), Values::<PartLabels>::default());
     let mut counters: BTreeMap<String, Values<PartLabels>> = BTreeMap::new();
     for part in parts {
         let labels = PartLabels { kind: part.kind.label(), name: part.name.clone() };
@@ -129,12 +130,16 @@ fn register_parts(registry: &mut Registry, parts: &[PartSnapshot]) {
             PartState::Up => 3,
         };
         states.get_or_create(&labels).set(state);
+        changes.get_or_create(&labels).inc_by(part.state_changes);
+        troubles.get_or_create(&labels).set(integer(part.troubles.len() as u64 + part.troubles_unnamed));
         for (name, &value) in &part.counters {
             let name = format!("{}_{name}", part.kind.label());
             counters.entry(name).or_default().get_or_create(&labels).set(integer(value));
         }
     }
     registry.register("part_state", "0 down, 1 starting, 2 degraded, 3 up", states);
+    registry.register("part_state_changes", "Changes of the part's state since the start; many when it flaps", changes);
+    registry.register("part_troubles", "Devices, addresses or topics of the part that keep failing", troubles);
     for (name, family) in counters {
         registry.register(name, "What the part of this kind counts", family);
     }

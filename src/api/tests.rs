@@ -366,6 +366,7 @@ async fn state_ledger_sites_and_metrics_can_be_asked_for() {
         "sitepulse_messages_received_total 3",
         r#"sitepulse_messages_rejected_total{source="east",reason="malformed_json"} 1"#,
         r#"sitepulse_part_state{kind="mqtt",name="east"} 3"#,
+        r#"sitepulse_part_state_changes_total{kind="mqtt",name="east"} 1"#,
         "sitepulse_ledger_balanced 1",
         // It has never had a row, so it has them all to come.
         r#"sitepulse_sink_feed_behind_entries{sink="away",feed="indicator"} 2"#,

@@ -91,6 +91,7 @@ impl SimulatedDisk {
                 after.insert(name, Arc::clone(file));
             }
         }
+        state.undo_half_renames(&mut after);
         for file in after.values() {
             let mut inode = file.lock().unwrap();
             let extra = inode.current.len().saturating_sub(inode.durable.len());
@@ -171,6 +172,23 @@ impl SimulatedDisk {
 impl State {
     fn bytes(&self) -> usize {
         self.current.values().map(|file| file.lock().unwrap().current.len()).sum()
+    }
+
+    /// A rename is done or not done: a file that has two names by now has one after a crash, never both or none.
+    fn undo_half_renames(&mut self, after: &mut BTreeMap<String, FileRef>) {
+        let is = |file: &FileRef| {
+            let file = Arc::clone(file);
+            move |(_, other): &(&String, &FileRef)| Arc::ptr_eq(&file, other)
+        };
+        let moved = self.durable.iter().filter_map(|(from, file)| {
+            let (to, _) = self.current.iter().find(is(file))?;
+            (to != from).then(|| (from.clone(), to.clone(), Arc::clone(file)))
+        });
+        for (from, to, file) in moved.collect::<Vec<_>>() {
+            let done = self.rng.bool();
+            after.retain(|_, other| !Arc::ptr_eq(&file, other));
+            after.insert(if done { to } else { from }, file);
+        }
     }
 
     fn fails(&mut self, failure: Failure) -> bool {

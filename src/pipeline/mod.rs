@@ -7,6 +7,7 @@
 //! - A flush that fails keeps everything in memory and is tried again; at the bound of open windows nothing more is read.
 
 mod registry;
+mod rejections;
 mod roller;
 
 #[cfg(test)]
@@ -19,7 +20,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::clock::Clock;
 use crate::health::{Counter, Part, State};
@@ -269,6 +270,7 @@ impl Driver {
     fn flush(&mut self) -> bool {
         self.flushed = Instant::now();
         let now = self.pipeline.clock.now();
+        self.pipeline.part.set_troubles(self.roller.rejected_topics(now));
         if !self.roller.has_changes() && !self.pipeline.writer.finality_due(now) {
             self.note_readiness();
             return true;
@@ -320,8 +322,6 @@ impl Driver {
         let cause = with_causes(error);
         if self.pipeline.part.report(State::Down, format!("{what}: {cause}"), self.pipeline.clock.now()) {
             error!(cause, "{what}; the journal keeps what comes in, trying again");
-        } else {
-            warn!(cause, "{what} still");
         }
     }
 }

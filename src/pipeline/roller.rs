@@ -10,14 +10,17 @@ use hashbrown::HashMap;
 use tracing::error;
 
 use super::registry::unlisted;
+use super::rejections::Rejections;
 use super::{Options, Unregistered};
 use crate::decode::topic::Topic;
 use crate::decode::{modbus, native};
+use crate::health::Trouble;
 use crate::inventory::{Inventory, KIND_RESERVED, Profile, SharedInventory, UnknownMetrics};
 use crate::journal::Entry;
 use crate::ledger::{Invalid, Ledger, Rejection};
 use crate::model::{
     BASE_WINDOW_MS, DeviceId, Frame, FrameKind, JournalPosition, MetricId, MetricKind, Timestamp, Window, WindowStart,
+    millis,
 };
 use crate::rollup::{DeviceWindow, Outcome};
 use crate::store::{self, DeadLetter, FlushedRow, StoredDevice, Writer};
@@ -81,6 +84,7 @@ pub struct Roller {
     new_devices: Vec<StoredDevice>,
     new_metrics: Vec<(MetricId, Arc<str>)>,
     damaged_rows: u64,
+    rejections: Rejections,
     judged: Vec<Judged>,
 }
 
@@ -132,6 +136,7 @@ impl Roller {
             new_devices,
             new_metrics,
             damaged_rows: 0,
+            rejections: Rejections::default(),
             judged: Vec::new(),
             inventory,
         };
@@ -309,9 +314,8 @@ impl Roller {
         time: Timestamp,
         writer: &Writer,
     ) -> Result<(), store::Error> {
-        let limit = |span: std::time::Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
-        let future = time > frame.arrival.plus_millis(limit(self.options.future_limit));
-        let expired = time < frame.arrival.plus_millis(-limit(self.options.retention));
+        let future = time > frame.arrival.plus_millis(millis(self.options.future_limit));
+        let expired = time < frame.arrival.plus_millis(-millis(self.options.retention));
         let any = !future && !expired && self.judged.iter().any(Result::is_ok);
         let start = Window::Minute1.bounds(if any { time } else { frame.arrival }, &jiff::tz::TimeZone::UTC).0;
         let late = self.final_until.is_some_and(|until| start.plus_millis(BASE_WINDOW_MS) <= until);
@@ -382,6 +386,7 @@ impl Roller {
 
     fn reject(&mut self, frame: &Frame, reason: Rejection) {
         self.ledger.source(&frame.source).reject(reason, 1);
+        self.rejections.note(frame, reason);
         if self.dead_letters.len() < DEAD_LETTERS_PER_FLUSH_MAX {
             self.dead_letters.push(DeadLetter {
                 at: frame.arrival,
@@ -403,6 +408,11 @@ impl Roller {
     #[must_use]
     pub fn position(&self) -> JournalPosition {
         self.position
+    }
+
+    /// The topics whose messages are rejected at `now`; ends what is over.
+    pub(super) fn rejected_topics(&mut self, now: Timestamp) -> Vec<Trouble> {
+        self.rejections.settle(now)
     }
 
     /// Bytes that open windows take, near enough for a bound.

@@ -260,6 +260,7 @@ fn a_stop_leaves_a_long_backlog_to_the_next_start() {
         bytes_max: 1 << 30,
         segment_bytes: 1 << 30,
         commit_interval: Duration::ZERO,
+        age_max: Duration::from_hours(1),
     };
     let storage = Arc::new(Folder::open(folder.path()).expect("a folder"));
     let part = health.part(PartKind::Journal, "journal", clock.now());

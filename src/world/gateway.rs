@@ -170,6 +170,7 @@ impl Ground {
             bytes_max: self.bounds.journal_bytes_max,
             segment_bytes: self.bounds.segment_bytes,
             commit_interval: Duration::ZERO,
+            age_max: Duration::from_hours(1),
         };
         let part = health.part(PartKind::Journal, "journal", self.clock.now());
         SteppedJournal::open(Arc::new(self.disk.clone()), options, position, part, self.clock).expect("a journal")

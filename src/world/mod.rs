@@ -47,6 +47,11 @@ const HOUR_MS: i64 = 3_600_000;
 /// Rounds after which a world that has calmed down is stuck.
 const ROUNDS_MAX: u32 = 20_000;
 
+/// Reads that fail in a row before the journal's reader gives up what it cannot read, if a minute has passed.
+const FAILED_READS_BORNE: u32 = 10;
+/// Failures after which no more seeds are tried.
+const FAILURES_MAX: u64 = 10;
+
 /// What the world does next.
 #[derive(Clone, Copy, Debug)]
 enum Action {
@@ -82,6 +87,10 @@ struct World {
     flips: u64,
     /// Starts at which the journal could not be read, so that its end is an upper bound.
     unreadable_starts: u64,
+    /// Reads in a row that the disk failed.
+    failed_reads: u32,
+    /// Times that the process gave up what a disk could not read for long.
+    given_up: u64,
     /// End of the journal after the latest commit.
     journal_end: JournalPosition,
     /// Where the store's files are kept as of the last flush, where a power cut may set it back.
@@ -119,6 +128,8 @@ impl World {
             runtime: Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime"),
             flips: 0,
             unreadable_starts: 0,
+            failed_reads: 0,
+            given_up: 0,
             journal_end: JournalPosition(0),
             snapshot: snapshots.then(|| tempfile::tempdir().expect("a folder")),
             _folder: folder,
@@ -238,6 +249,8 @@ impl World {
 
     fn read(&mut self) {
         let Some(gateway) = &mut self.gateway else { return };
+        self.failed_reads = if self.ground.disk.is_unreadable() { self.failed_reads + 1 } else { 0 };
+        self.given_up += u64::from(self.failed_reads >= FAILED_READS_BORNE);
         gateway.pipeline.read();
         if gateway.pipeline.is_full() {
             self.flush();
@@ -437,15 +450,17 @@ fn bounds(rng: &mut fastrand::Rng) -> Bounds {
     }
 }
 
-/// Runs the worlds of `seeds` on both cores and returns the seeds that failed, and what went wrong in all of them.
+/// Runs the worlds of `seeds` on both cores and returns the seeds that failed, and what went wrong in all of them. Ends
+/// early where many fail.
 fn explore(seeds: std::ops::Range<u64>) -> (Vec<u64>, Faults) {
     let next = AtomicU64::new(seeds.start);
+    let failures = AtomicU64::new(0);
     let results = std::thread::scope(|scope| {
         let work = || {
             let (mut failed, mut faults) = (Vec::new(), Faults::default());
             loop {
                 let seed = next.fetch_add(1, Ordering::Relaxed);
-                if seed >= seeds.end {
+                if seed >= seeds.end || failures.load(Ordering::Relaxed) >= FAILURES_MAX {
                     return (failed, faults);
                 }
                 let outcome = catch_unwind(AssertUnwindSafe(|| {
@@ -453,12 +468,12 @@ fn explore(seeds: std::ops::Range<u64>) -> (Vec<u64>, Faults) {
                     world.run();
                     world.faults.clone()
                 }));
-                match outcome {
-                    Ok(went_wrong) => faults.merge(&went_wrong),
-                    Err(_) => {
-                        failed.push(seed);
-                        eprintln!("the world of seed {seed} failed; again: tests/world --from {seed} --seeds 1");
-                    }
+                if let Ok(went_wrong) = outcome {
+                    faults.merge(&went_wrong);
+                } else {
+                    failed.push(seed);
+                    failures.fetch_add(1, Ordering::Relaxed);
+                    eprintln!("the world of seed {seed} failed; again: tests/world --from {seed} --seeds 1");
                 }
                 if seed % 500 == 499 {
                     eprintln!("{} of {} seeds", seed + 1 - seeds.start, seeds.end - seeds.start);

@@ -126,18 +126,31 @@ function tally(parts) {
   return states.map((state) => `${count(parts.filter((part) => part.state === state).length)} ${state}`).join(" · ");
 }
 
+const clockTime = (time) => `${dayOf(time)} ${minute.format(new Date(time))}`;
+
+function troubleLine({ subject, reason, since, count: times, next }) {
+  const about = [`${subject}: ${reason}`];
+  if (isTime(since)) about.push(`since ${clockTime(since)}`);
+  about.push(times === 1 ? "once" : `${count(times)} times`);
+  if (isTime(next)) about.push(`tried again ${clockTime(next)}`);
+  return element("li", "", about.join(" · "));
+}
+
 function updatePart(node, part) {
   fill(node, part, () => {
     const [tone, word] = STATES[part.state] ?? ["soft", part.state];
     const counters = Object.entries(part.counters ?? {}).map(([name, value]) => `${words(name)} ${count(value)}`);
-    const since = isTime(part.since) ? `since ${dayOf(part.since)} ${minute.format(new Date(part.since))}` : "";
+    const since = isTime(part.since) ? `since ${clockTime(part.since)}` : "";
     const kind = element("span", "kind", PART_NAMES[part.kind] ?? part.kind);
     const text = [part.detail, since].filter(Boolean).join(" · ");
+    const troubles = (part.troubles ?? []).map(troubleLine);
+    if (part.troubles_unnamed > 0) troubles.push(element("li", "", `and ${count(part.troubles_unnamed)} more`));
     return [
       element("span", `word ${tone}`, word),
       element("div", "",
         element("p", "", kind, " ", element("span", "what", part.name)),
         text && element("p", "", text),
+        troubles.length > 0 ? element("ul", "troubles", ...troubles) : null,
         counters.length > 0 ? element("p", "", counters.join(" · ")) : null),
     ];
   });

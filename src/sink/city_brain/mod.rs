@@ -22,7 +22,7 @@ use super::desk::Desk;
 use super::{Context, describe, stopped};
 use crate::backoff::Backoff;
 use crate::health::{Counter, Part, State};
-use crate::model::Timestamp;
+use crate::model::{Timestamp, millis};
 use crate::problem::with_causes;
 use crate::report::IndicatorJson;
 use crate::source::mqtt::Login;
@@ -118,26 +118,30 @@ impl Sink {
         let mut backoff = Backoff::new(self.options.backoff_max);
         loop {
             let connected = self.counters.connects.get();
-            match self.connection().await {
+            let reason = match self.connection().await {
                 End::Stopped => return,
-                End::Failed(reason) => self.trouble(&reason),
-            }
+                End::Failed(reason) => reason,
+            };
             if self.counters.connects.get() > connected {
                 backoff.succeeded();
             }
+            let wait = backoff.failed(fastrand::f64());
+            self.trouble(&reason, &backoff, wait);
             tokio::select! {
-                () = time::sleep(backoff.failed(fastrand::f64())) => {}
+                () = time::sleep(wait) => {}
                 () = stopped(&mut self.stop) => return,
             }
         }
     }
 
-    fn trouble(&self, reason: &str) {
+    fn trouble(&self, reason: &str, backoff: &Backoff, wait: Duration) {
         let broker = Broker(&self.options);
         let detail = format!("{broker}: {reason}; trying again, nothing is lost");
-        if self.part.report(State::Down, detail, self.context.clock.now()) {
+        let now = self.context.clock.now();
+        if self.part.report(State::Down, detail, now) {
             warn!(sink = self.options.name, %broker, reason, "city brain cannot be reached");
         }
+        self.part.set_trouble(broker.to_string(), reason, backoff.failures(), Some(now.plus_millis(millis(wait))));
     }
 
     /// One connection, from its beginning to its end.
@@ -162,6 +166,7 @@ impl Sink {
         self.unless_stopped(line.acknowledged()).await?;
         self.counters.connects.add(1);
         let broker = Broker(&self.options);
+        self.part.set_troubles(Vec::new());
         if self.part.report(State::Up, format!("connected to {broker}"), self.context.clock.now()) {
             info!(sink = self.options.name, %broker, "city brain connected");
         }

@@ -29,7 +29,7 @@ use super::desk::Desk;
 use super::{Context, stopped};
 use crate::backoff::Backoff;
 use crate::health::{Counter, Part, State};
-use crate::model::Window;
+use crate::model::{Window, millis};
 use crate::store::{Feed, Quarantined};
 
 /// Wait at the end of both feeds; rows come every few seconds at the most.
@@ -286,6 +286,7 @@ impl<F: FarSide> Sink<F> {
 
     fn works(&mut self, quarantined: &[Quarantined]) {
         (self.bucket_tried, self.operator_told) = (false, false);
+        self.part.set_troubles(Vec::new());
         let (name, url) = (&self.shared.0.name, &self.shared.0.url);
         let now = self.shared.1.clock.now();
         match quarantined.first() {
@@ -316,7 +317,15 @@ impl<F: FarSide> Sink<F> {
             warn!(sink = self.shared.0.name, reason, "store cannot be written to");
         }
         let wait = self.backoff.failed(fastrand::f64());
+        self.trouble(reason, wait);
         self.wait(wait).await
+    }
+
+    /// Says what keeps failing, and that it is tried again after `wait`.
+    fn trouble(&self, reason: String, wait: Duration) {
+        let (options, context) = &*self.shared;
+        let next = context.clock.now().plus_millis(millis(wait));
+        self.part.set_trouble(options.url.as_str(), reason, self.backoff.failures(), Some(next));
     }
 
     /// Our own store failed: the disk is full or gone.
@@ -325,6 +334,7 @@ impl<F: FarSide> Sink<F> {
             error!(sink = self.shared.0.name, reason, "sink cannot use the embedded store");
         }
         let wait = self.backoff.failed(fastrand::f64());
+        self.trouble(reason, wait);
         self.wait(wait).await
     }
 
@@ -351,6 +361,7 @@ impl<F: FarSide> Sink<F> {
             error!(sink = self.shared.0.name, detail, "store refuses to be written to, an operator is needed");
         }
         let wait = self.backoff.slow(fastrand::f64());
+        self.trouble(detail, wait);
         self.wait(wait).await
     }
 

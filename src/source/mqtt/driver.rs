@@ -16,15 +16,16 @@ use tracing::{debug, info, warn};
 
 use crate::backoff::Backoff;
 use crate::clock::Clock;
-use crate::health::{Counter, Part, State};
+use crate::health::{Counter, Part, State, Trouble};
 use crate::journal::{Inlet, RefusedCause};
+use crate::model::millis;
 
 use super::Options;
 use super::assembler::{Assembler, Body, Message};
 use super::dial::{DialError, Dialler};
 use super::intake::{Intake, Settlement};
 use super::rival::{Ending, RivalWatch};
-use super::session::{Epoch, Event, Failure, Session};
+use super::session::{Epoch, Event, Failure, Session, Shortfalls};
 
 /// How long to sleep when the socket is dry; more and more, up to the second, when nothing comes for long.
 const NAP: Duration = Duration::from_millis(1);
@@ -166,6 +167,8 @@ impl Driver {
             let place = self.place();
             self.standing = (State::Down, format!("{place}: {failure}; next attempt in {} ms", wait.as_millis()));
             self.report();
+            let next = self.clock.now().plus_millis(millis(wait));
+            self.part.set_trouble(place, failure.to_string(), self.backoff.failures(), Some(next));
             self.wait(wait);
         }
         self.part.report(State::Down, "stopped", self.clock.now());
@@ -299,7 +302,13 @@ impl Driver {
             let Some(packet) = link.assembler.next()? else { break };
             match link.session.take(packet, now)? {
                 Event::None => {}
-                Event::Subscribed { shortfalls } => self.subscribed(link, &shortfalls, now),
+                Event::Subscribed { first, shortfalls } => {
+                    if first {
+                        link.subscribed_at = Some(now);
+                        self.counters.connects.add(1);
+                    }
+                    self.subscribed(&shortfalls);
+                }
                 Event::Message(message) => {
                     self.count(&message);
                     self.intake.gather(message, arrival);
@@ -319,14 +328,17 @@ impl Driver {
         }
     }
 
-    fn subscribed<S>(&mut self, link: &mut Link<S>, shortfalls: &[String], now: Instant) {
-        link.subscribed_at = Some(now);
-        self.counters.connects.add(1);
+    fn subscribed(&mut self, shortfalls: &Shortfalls) {
+        let refused = shortfalls.refused.iter().map(|filter| format!("the broker refused topic filter {filter:?}"));
+        let lowered =
+            shortfalls.lowered.iter().map(|filter| format!("the broker serves topic filter {filter:?} at QoS 0 only"));
+        let words: Vec<_> = refused.chain(lowered).collect();
+        self.note_refused(shortfalls);
         let detail = format!("connected to {}, {} filters", self.place(), self.options.topics.len());
-        self.standing = if shortfalls.is_empty() {
+        self.standing = if words.is_empty() {
             (State::Up, detail)
         } else {
-            (State::Degraded, format!("{detail}; {}; check the broker's access rules", shortfalls.join("; ")))
+            (State::Degraded, format!("{detail}; {}; check the broker's access rules", words.join("; ")))
         };
         self.report();
     }
@@ -337,6 +349,24 @@ impl Driver {
         if held.is_some_and(|held| held >= self.rival.holds_after()) && self.rival.held() {
             self.report();
         }
+    }
+
+    /// Names the filters that the broker refuses, each since when and how often.
+    fn note_refused(&self, shortfalls: &Shortfalls) {
+        let now = self.clock.now();
+        let earlier = self.part.snapshot().troubles;
+        let trouble = |filter: &String| {
+            let subject = format!("topic filter {filter:?}");
+            let before = earlier.iter().find(|trouble| trouble.subject == subject);
+            Trouble {
+                reason: "the broker refuses the subscription; check its access rules".to_owned(),
+                since: before.map_or(now, |trouble| trouble.since),
+                count: before.map_or(0, |trouble| trouble.count) + 1,
+                next: shortfalls.next.map(|span| now.plus_millis(millis(span))),
+                subject,
+            }
+        };
+        self.part.set_troubles(shortfalls.refused.iter().map(trouble).collect());
     }
 
     fn submit(&mut self, session: &mut Session, now: Instant) {

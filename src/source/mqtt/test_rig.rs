@@ -154,6 +154,7 @@ impl Rig {
             bytes_max: setup.journal_bytes_max,
             segment_bytes: setup.journal_bytes_max / 4,
             commit_interval: Duration::ZERO,
+            age_max: Duration::from_hours(1),
         };
         let (health, clock) = (Health::default(), Clock::system());
         let part = |kind, name| health.part(kind, name, Timestamp::from_millis(0));
