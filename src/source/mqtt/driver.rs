@@ -24,6 +24,7 @@ use super::Options;
 use super::assembler::{Assembler, Body, Message};
 use super::dial::{DialError, Dialler};
 use super::intake::{Intake, Settlement};
+use super::rival::{Ending, RivalWatch};
 use super::session::{Epoch, Event, Failure, Session, Shortfalls};
 
 /// How long to sleep when the socket is dry; more and more, up to the second, when nothing comes for long.
@@ -113,6 +114,7 @@ pub(super) struct Driver {
     settlements: Receiver<Settlement>,
     dialler: Dialler,
     backoff: Backoff,
+    rival: RivalWatch,
     epoch: Epoch,
     chunk: Vec<u8>,
     /// What there is to say about the connection while the journal takes everything.
@@ -139,6 +141,7 @@ impl Driver {
             intake: Intake::new(options.name.clone(), inlet, sender),
             dialler: Dialler::new(&options.host, options.port),
             backoff: Backoff::new(options.backoff_max),
+            rival: RivalWatch::new(STEADY_AFTER, options.backoff_max),
             epoch: Epoch::default(),
             chunk: vec![0; CHUNK_BYTES],
             standing: (State::Starting, String::new()),
@@ -174,18 +177,25 @@ impl Driver {
     /// One connection from dialling to its end; `Ok` when it ended because of the stop flag.
     fn connect_and_converse(&mut self) -> Result<(), Failure> {
         let deadline = Instant::now() + self.options.connect_timeout;
-        let Some(stream) = self.dial(deadline)? else { return Ok(()) };
+        let dialled = self.dial(deadline).inspect_err(|_| self.rival.ended(Ending::Explained));
+        let Some(stream) = dialled? else { return Ok(()) };
         // The acknowledgements of a turn are one small write; they must not wait for the broker's TCP to answer.
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
         let mut link = self.link(stream, deadline, Instant::now())?;
         let outcome = self.converse(&mut link);
-        if let Some(since) = link.subscribed_at {
+        let held = link.subscribed_at.map(|since| since.elapsed());
+        if let Some(held) = held {
             self.counters.disconnects.add(1);
-            if since.elapsed() >= STEADY_AFTER {
+            if held >= self.rival.holds_after() {
                 self.backoff.succeeded();
             }
         }
+        self.rival.ended(match (&outcome, held) {
+            (Err(failure), Some(held)) if failure.is_closed_by_broker() => Ending::Closed { held },
+            (Err(failure), None) if failure.is_closed_by_broker() => Ending::ClosedEarly,
+            _ => Ending::Explained,
+        });
         outcome
     }
 
@@ -215,7 +225,9 @@ impl Driver {
     fn converse(&mut self, link: &mut Link<TcpStream>) -> Result<(), Failure> {
         while !self.is_stopping() {
             let now = Instant::now();
-            if self.turn(link, now)? == Socket::Dry {
+            let socket = self.turn(link, now)?;
+            self.watch_for_rival(link.subscribed_at, now);
+            if socket == Socket::Dry {
                 thread::sleep(link.nap(now));
             }
         }
@@ -331,6 +343,14 @@ impl Driver {
         self.report();
     }
 
+    /// Ends the suspicion of a rival when the connection has held for long enough.
+    fn watch_for_rival(&mut self, subscribed_at: Option<Instant>, now: Instant) {
+        let held = subscribed_at.map(|since| now.duration_since(since));
+        if held.is_some_and(|held| held >= self.rival.holds_after()) && self.rival.held() {
+            self.report();
+        }
+    }
+
     /// Names the filters that the broker refuses, each since when and how often.
     fn note_refused(&self, shortfalls: &Shortfalls) {
         let now = self.clock.now();
@@ -421,6 +441,13 @@ impl Driver {
                 (if *state == State::Up { State::Degraded } else { *state }, format!("{detail}; {reason}"))
             }
             Some(RefusedCause::Closed) => (State::Down, format!("{detail}; the journal is closed")),
+            // With a rival it works by turns: one state for as long as that lasts, so one line in the log.
+            Some(RefusedCause::Busy) | None if self.rival.suspects() => {
+                let rival =
+                    format!("another client seems to use client_id {:?} on this broker", self.options.client_id);
+                let advice = "it closes each connection after a short while; give each collector its own client_id";
+                (State::Degraded, format!("{rival}: {advice}; {detail}"))
+            }
             Some(RefusedCause::Busy) | None => (*state, detail.clone()),
         };
         if self.part.report(state, detail.clone(), self.clock.now()) {

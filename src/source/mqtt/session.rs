@@ -70,6 +70,16 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// Whether the broker closed the connection and gave no reason.
+    pub(super) fn is_closed_by_broker(&self) -> bool {
+        use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+        match self {
+            Self::ClosedByBroker => true,
+            Self::Io(error) => matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset),
+            _ => false,
+        }
+    }
+
     /// Whether the broker sent what it must not.
     pub(super) fn is_protocol_error(&self) -> bool {
         matches!(self, Self::Malformed(_) | Self::OutOfTurn(_))

@@ -251,7 +251,7 @@ impl Broker {
         };
         stream.set_nonblocking(false).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut peer = Peer { stream, buffer: BytesMut::new() };
+        let mut peer = Peer { stream, writing: Arc::default(), buffer: BytesMut::new() };
         assert!(matches!(peer.next(), Packet::Connect(_)));
         peer
     }
@@ -268,6 +268,8 @@ impl Broker {
 /// The broker's side of one connection.
 pub(super) struct Peer {
     pub(super) stream: TcpStream,
+    /// Held by whoever writes packets, so that none lands amid another that the socket took in part.
+    pub(super) writing: Arc<Mutex<()>>,
     buffer: BytesMut,
 }
 
@@ -313,6 +315,7 @@ impl Peer {
     }
 
     pub(super) fn send(&mut self, packets: &[Packet]) {
+        let _writing = self.writing.lock().unwrap();
         self.stream.write_all(&bytes_of(packets)).unwrap();
     }
 
