@@ -58,6 +58,7 @@ fn inventory() -> Inventory {
         description: String::new(),
         interval_ms: Some(10_000),
         unknown_metrics: UnknownMetrics::Refuse,
+        time: crate::inventory::TimePolicy::default(),
         metrics: vec![power, energy],
     };
     // In service for three minutes, and never heard.

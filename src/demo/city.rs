@@ -213,5 +213,5 @@ async fn wait_for_broker(daemon: &Daemon) -> Result<(), Error> {
 }
 
 fn city_rows(reader: &Reader) -> Result<Vec<IndicatorRow>, Error> {
-    Ok(reader.latest_indicators(None, Some(Level::City))?)
+    Ok(reader.latest_indicators(None, Some(Level::City), Timestamp::from_millis(i64::MAX))?)
 }

@@ -178,14 +178,22 @@ function renderLedger() {
     ["conflicting", readings.conflicting, "other"],
     ["invalid", readings.invalid.total, "bad"],
     ["expired", readings.expired, "warn"],
-  ], ["Invalid", readings.invalid.reasons]);
+  ], ["Invalid", readings.invalid.reasons], remarks(readings));
   renderSources(ledger.sources ?? []);
 }
 
-function equation(holder, title, [name, value], terms, [outcome, reasons]) {
+/** What the terms do not tell: why readings expired, and which were set to their arrival. */
+function remarks(readings) {
+  return [
+    readings.expired > 0 && `${count(readings.expired)} came after their rows had gone by age (expired).`,
+    readings.clamped > 0 && `${count(readings.clamped)} had a time too far ahead and were set to their arrival (clamped).`,
+  ].filter(Boolean);
+}
+
+function equation(holder, title, [name, value], terms, [outcome, reasons], notes = []) {
   const sum = terms.reduce((total, [, value]) => total + value, 0);
   const equal = sum === value;
-  fill(holder, [value, terms, reasons], () => {
+  fill(holder, [value, terms, reasons, notes], () => {
     const signOf = (index) => (index > 0 ? "+" : equal ? "=" : "≠");
     const list = element("dl", "terms", term("", name, value, null), ...terms.map((one, index) => term(signOf(index), ...one)));
     const stack = element("div", "stack");
@@ -205,6 +213,7 @@ function equation(holder, title, [name, value], terms, [outcome, reasons]) {
       listed.length > 0
         ? element("div", "reasons", element("span", "soft", `${outcome} because of`), element("ul", "", ...listed))
         : element("p", "reasons soft", `None ${outcome.toLowerCase()}.`),
+      ...notes.map((note) => element("p", "soft", note)),
     ];
   });
 }
@@ -224,6 +233,7 @@ function renderSources(sources) {
     ["Conflicting", (source) => source.readings.conflicting],
     ["Invalid", (source) => source.readings.invalid.total],
     ["Expired", (source) => source.readings.expired],
+    ["Clamped", (source) => source.readings.clamped],
   ].map(([key, value]) => ({ key, value }));
   byId("source-table").hidden = sources.length === 0;
   table(byId("source-table"), {

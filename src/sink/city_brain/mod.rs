@@ -213,7 +213,7 @@ impl Sink {
                     continue;
                 };
                 let json = IndicatorJson::of(row, description, &inventory, &context.zone);
-                let retain = if is_newest(reader, row)? { Retain::Yes } else { Retain::No };
+                let retain = if is_newest(reader, row, context.clock.now())? { Retain::Yes } else { Retain::No };
                 batch.messages.push(message::indicator(&options.topic_prefix, row, &json, retain));
             }
             Ok(batch)
@@ -228,8 +228,12 @@ impl Sink {
     }
 }
 
-/// Whether no later window of the same indicator and group is stored.
-fn is_newest(reader: &Reader, row: &IndicatorRow) -> Result<bool, StoreError> {
+/// Whether no later window of the same indicator and group is stored. One that has not begun yet is a clock's that ran
+/// ahead, and does not count.
+fn is_newest(reader: &Reader, row: &IndicatorRow, now: Timestamp) -> Result<bool, StoreError> {
+    if row.start > now {
+        return Ok(false);
+    }
     let later = IndicatorQuery {
         id: Some(row.id.to_string()),
         level: Some(row.level),
@@ -238,7 +242,7 @@ fn is_newest(reader: &Reader, row: &IndicatorRow) -> Result<bool, StoreError> {
         site: Some(row.site.to_string()),
         window: Some(row.window),
         from: row.start.plus_millis(1),
-        to: Timestamp::from_millis(i64::MAX),
+        to: now.plus_millis(1),
         limit: 1,
     };
     Ok(reader.indicators(&later)?.is_empty())

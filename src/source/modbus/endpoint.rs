@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 use tracing::{info, warn};
@@ -12,7 +12,7 @@ use super::plan::{ReadRequest, plan};
 use super::schedule::{Entry, Next, Schedule};
 use super::{Deliver, Options};
 use crate::backoff::Backoff;
-use crate::clock::Clock;
+use crate::clock::{Clock, StepWatch};
 use crate::decode::modbus::{Block, BlockData, encode_poll};
 use crate::health::{Counter, Part, State, Trouble};
 use crate::inventory::{Connection, Device, Inventory, RegisterTable};
@@ -192,13 +192,19 @@ impl Endpoint {
 
     /// Polls until it is dropped.
     pub(super) async fn run(mut self) {
+        let clock = self.around.clock;
+        let mut watch = StepWatch::new(clock.now(), Instant::now());
         loop {
-            match self.schedule.next(self.around.clock.now()) {
+            let now = clock.now();
+            if watch.look(&clock, now, Instant::now()).is_some() {
+                self.schedule.clock_was_set(now);
+            }
+            match self.schedule.next(now) {
                 Next::Poll(index) => {
                     self.poll(index).await;
                     self.report();
                 }
-                Next::Wait(until) => sleep(self.around.clock.real_until(until).min(SLEEP_MAX)).await,
+                Next::Wait(until) => sleep(clock.real_until(until).min(SLEEP_MAX)).await,
             }
             let skipped = self.schedule.take_skipped();
             self.counters.late_polls.add(skipped.late);

@@ -239,6 +239,18 @@ impl Schedule {
         }
     }
 
+    /// Takes up the grid anew where the clock was set: no poll was missed meanwhile, and nobody waits for a time that the
+    /// clock has left behind.
+    pub(super) fn clock_was_set(&mut self, now: Timestamp) {
+        for target in &mut self.targets {
+            target.due = target.entry.first_due(now);
+        }
+        for backoff in self.units.iter_mut().chain([&mut self.endpoint]) {
+            backoff.until = backoff.until.map(|_| now.plus_millis(-1)); // what is due now is not skipped
+        }
+        self.failing_after = now;
+    }
+
     /// Whether `unit` did not answer the last time.
     pub(super) fn failing(&self, unit: usize) -> bool {
         self.units[unit].until.is_some()
@@ -308,6 +320,20 @@ mod tests {
 
     fn entry(interval_ms: i64, phase_ms: i64, unit: usize) -> Entry {
         Entry { interval_ms, phase_ms, unit }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_misses_no_polls_and_ends_no_wait_late() {
+        for set_to in [56 * 365 * 86_400_000, -3_600_000] {
+            let mut schedule = schedule(&[entry(10_000, 0, 0), entry(10_000, 5_000, 1)]);
+            assert_eq!(schedule.next(at(0)), Next::Poll(0));
+            schedule.silent(0, at(0), at(1_000), 0.0);
+            schedule.clock_was_set(at(set_to));
+            assert_eq!(schedule.next(at(set_to)), Next::Poll(0));
+            assert_eq!(schedule.next(at(set_to)), Next::Wait(at(set_to + 5_000)));
+            assert_eq!(schedule.next(at(set_to + 5_000)), Next::Poll(1));
+            assert_eq!(schedule.take_skipped(), Skipped::default());
+        }
     }
 
     fn schedule(entries: &[Entry]) -> Schedule {

@@ -160,6 +160,7 @@ fn profile(registers: impl IntoIterator<Item = Register>) -> Arc<Profile> {
         description: String::new(),
         interval_ms: None,
         unknown_metrics: UnknownMetrics::Refuse,
+        time: crate::inventory::TimePolicy::default(),
         metrics: registers.into_iter().map(metric).collect(),
     })
 }
