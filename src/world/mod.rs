@@ -260,13 +260,18 @@ impl World {
 
     fn flush(&mut self) {
         let Some(gateway) = &mut self.gateway else { return };
-        if gateway.pipeline.flush()
-            && let Some(snapshot) = &self.snapshot
-        {
-            copy_store(&self.ground.folder, snapshot.path());
-        }
+        let is_flushed = gateway.pipeline.flush();
         let position = gateway.pipeline.writer().position().expect("a position");
         assert!(position <= gateway.journal().end(), "the store's position runs ahead of the journal");
+        match &self.snapshot {
+            Some(snapshot) if is_flushed => copy_store(&self.ground.folder, snapshot.path()),
+            // What fills a disk is often what ends the process.
+            _ if !is_flushed && self.rng.u8(..4) == 0 => {
+                self.faults.count(Fault::FlushFails);
+                self.kill();
+            }
+            _ => {}
+        }
     }
 
     fn compute(&mut self) {
@@ -357,7 +362,13 @@ impl World {
             }
             Fault::Garbage => self.publish_as(|device, rng| Some(device.garble(rng))),
             Fault::GatewayClockSteps => {
-                self.clock_off_ms = if self.rng.bool() { self.rng.i64(0..20 * HOUR_MS) } else { 0 };
+                self.clock_off_ms = match self.rng.u8(..6) {
+                    0..3 => 0,
+                    3 => self.rng.i64(0..20 * HOUR_MS),
+                    4 => -self.rng.i64(0..12 * HOUR_MS),
+                    // It has lost its battery.
+                    _ => HOUR_MS - self.now_ms,
+                };
                 self.tell_time();
             }
             Fault::Hours => {
@@ -370,7 +381,7 @@ impl World {
     }
 
     fn fill_store(&mut self) {
-        let room = if self.rng.bool() { Some(self.rng.i64(0..6)) } else { None };
+        let room = if self.rng.bool() { Some(self.rng.i64(0..3)) } else { None };
         let Some(gateway) = &self.gateway else { return };
         gateway.pipeline.writer().set_room(room);
     }
@@ -399,7 +410,7 @@ impl World {
         self.ground.disk.calm();
         self.disk_is_slow = false;
         self.ground.far.calm();
-        self.clock_off_ms = self.clock_off_ms.min(0);
+        self.clock_off_ms = 0;
         for device in &mut self.devices {
             device.online = true;
             device.backlog.drain(..).for_each(|message| self.broker.publish(message));
