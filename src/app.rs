@@ -3,8 +3,9 @@
 //! Owns which thread or task runs what, and the lock on the data folder. Decides nothing about data.
 
 use std::collections::BTreeSet;
-use std::fs::{File, TryLockError};
-use std::io;
+use std::fmt;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,7 +16,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -24,6 +25,7 @@ use crate::indicator::{self, Description};
 use crate::inventory::SharedInventory;
 use crate::journal::{Folder, Journal};
 use crate::ledger::Ledger;
+use crate::model::millis;
 use crate::pipeline::{self, LedgerBoard, Pipeline};
 use crate::store::{self, StorePath, Writer, WriterOptions};
 use crate::{api, sink, source};
@@ -50,10 +52,12 @@ pub enum Error {
         source: io::Error,
     },
     /// Another daemon has the data folder.
-    #[error("another sitepulse runs with the data folder {path}; stop it, or give this one its own data_dir", path = path.display())]
+    #[error("another sitepulse runs with the data folder {path}{holder}; stop it, or give this one its own data_dir", path = path.display())]
     InUse {
         /// The folder.
         path: PathBuf,
+        /// Who has it, as far as that is known.
+        holder: Holder,
     },
     /// The store cannot be opened.
     #[error(transparent)]
@@ -76,6 +80,16 @@ pub enum Error {
     /// A thread cannot be started.
     #[error("cannot start a thread")]
     Thread(#[source] io::Error),
+}
+
+/// The process that has the data folder, where the lock file names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Holder(Option<u32>);
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |process| write!(f, " (process {process})"))
+    }
 }
 
 /// A running daemon.
@@ -265,16 +279,29 @@ async fn join(thread: JoinHandle<()>) {
 fn lock(data_dir: &Path) -> Result<File, Error> {
     let error = |source| Error::DataFolder { path: data_dir.to_owned(), source };
     std::fs::create_dir_all(data_dir).map_err(error)?;
-    let file = File::create(data_dir.join("lock")).map_err(error)?;
+    // Not emptied before it is ours: it names the process that has the lock.
+    let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(data_dir.join("lock"));
+    let mut file = opened.map_err(error)?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(Error::InUse { path: data_dir.to_owned() }),
+        Ok(()) => {
+            // For people only, so that a full disk does not matter.
+            let noted = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+            if let Err(error) = noted {
+                debug!(%error, "the lock file does not name this process");
+            }
+            Ok(file)
+        }
+        Err(TryLockError::WouldBlock) => {
+            let mut text = String::new();
+            let read = (&file).take(20).read_to_string(&mut text);
+            let holder = Holder(read.ok().and_then(|_| text.trim().parse().ok()));
+            Err(Error::InUse { path: data_dir.to_owned(), holder })
+        }
         Err(TryLockError::Error(source)) => Err(error(source)),
     }
 }
 
 fn writer_options(config: &Config) -> WriterOptions {
-    let millis = |span: Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
     let descriptions = config.indicators.iter().map(|definition| &definition.description);
     WriterOptions {
         grace_ms: millis(config.pipeline.grace),
@@ -355,4 +382,27 @@ fn start_sources(
     let (options, inlet) = (config.modbus.clone(), journal.inlet());
     let modbus = source::modbus::run(options, inventory.clone(), inlet, clock, health.clone(), stopped);
     Ok(Sources { stop, mqtt, stop_modbus, modbus: tokio::spawn(modbus) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_data_folder_that_is_in_use_names_the_process_that_has_it() {
+        let folder = tempfile::TempDir::new().expect("a folder");
+        let held = lock(folder.path()).expect("the lock");
+        let refused = lock(folder.path()).expect_err("it is held").to_string();
+        assert!(
+            refused.contains(&format!("{} (process {})", folder.path().display(), std::process::id())),
+            "{refused}"
+        );
+        drop(held);
+        std::fs::write(folder.path().join("lock"), "no number, and longer than any").expect("written");
+        let held = lock(folder.path()).expect("a lock that a crash left behind is nobody's");
+        std::fs::write(folder.path().join("lock"), "").expect("emptied");
+        let refused = lock(folder.path()).expect_err("it is held").to_string();
+        assert!(refused.contains("runs with the data folder") && !refused.contains("process"), "{refused}");
+        drop(held);
+    }
 }

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::model::Timestamp;
+use crate::model::{Timestamp, millis};
 
 /// Where `now` comes from.
 #[derive(Clone, Copy, Debug)]
@@ -14,25 +14,44 @@ pub struct Clock {
     started: Instant,
     /// Simulated milliseconds per real one; `None` reads the machine's clock.
     speed: Option<f64>,
+    /// What a test says that it is, epoch ms.
+    #[cfg(test)]
+    told: Option<&'static std::sync::atomic::AtomicI64>,
 }
 
 impl Clock {
     /// The machine's own clock.
     #[must_use]
     pub fn system() -> Self {
-        Self { origin: system_now(), started: Instant::now(), speed: None }
+        Self {
+            origin: system_now(),
+            started: Instant::now(),
+            speed: None,
+            #[cfg(test)]
+            told: None,
+        }
     }
 
     /// A clock that starts at `origin` and runs `speed` times as fast as real time (`speed` > 0).
     #[must_use]
     pub fn scaled(origin: Timestamp, speed: f64) -> Self {
-        Self { origin, started: Instant::now(), speed: Some(speed) }
+        Self { origin, speed: Some(speed), ..Self::system() }
+    }
+
+    /// A clock that shows what a test puts into `told`, epoch ms.
+    #[cfg(test)]
+    pub(crate) fn told(told: &'static std::sync::atomic::AtomicI64) -> Self {
+        Self { told: Some(told), ..Self::system() }
     }
 
     /// The instant it is now on this clock.
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "a float of milliseconds saturates, which is what is wanted")]
     pub fn now(&self) -> Timestamp {
+        #[cfg(test)]
+        if let Some(told) = self.told {
+            return Timestamp::from_millis(told.load(std::sync::atomic::Ordering::Relaxed));
+        }
         match self.speed {
             None => system_now(),
             Some(speed) => {
@@ -40,6 +59,14 @@ impl Clock {
                 self.origin.plus_millis(elapsed_ms as i64)
             }
         }
+    }
+
+    fn is_machine_s(&self) -> bool {
+        #[cfg(test)]
+        if self.told.is_some() {
+            return false;
+        }
+        self.speed.is_none()
     }
 
     /// How long really to wait for `span` to pass on this clock.
@@ -56,14 +83,66 @@ impl Clock {
     }
 }
 
+/// Difference between the clock and the time that passed from which the clock is said to have been set, ms. A clock that
+/// is merely steered (NTP slews by half a millisecond a second) stays far below it between two looks.
+const STEP_MS_MIN: i64 = 2_000;
+
+/// Notices that a clock was set: it is looked at now and then, beside a clock that only ever runs on.
+#[derive(Clone, Copy, Debug)]
+pub struct StepWatch {
+    shown: Timestamp,
+    at: Instant,
+}
+
+impl StepWatch {
+    /// A watch of a clock that shows `shown` at `at`.
+    #[must_use]
+    pub const fn new(shown: Timestamp, at: Instant) -> Self {
+        Self { shown, at }
+    }
+
+    /// Milliseconds by which a clock that shows `shown` at `at` was set since the last look, forward or (negative) back.
+    ///
+    /// `clock` is the one that is looked at, for its speed.
+    pub fn look(&mut self, clock: &Clock, shown: Timestamp, at: Instant) -> Option<i64> {
+        let passed_ms = at.saturating_duration_since(self.at).as_secs_f64() * 1_000.0 * clock.speed.unwrap_or(1.0);
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "a float of milliseconds saturates, which is what is wanted"
+        )]
+        let step_ms = shown.millis_since(self.shown).saturating_sub(passed_ms as i64);
+        *self = Self { shown, at };
+        // A clock that runs faster than the wall's cannot be set, only rounded; one that a test tells says nothing of time.
+        (clock.is_machine_s() && step_ms.abs() >= STEP_MS_MIN).then_some(step_ms)
+    }
+}
+
 fn system_now() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    Timestamp::from_millis(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
+    Timestamp::from_millis(millis(since_epoch))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_is_noticed_once_and_one_that_is_steered_is_not() {
+        let (clock, begun) = (Clock::system(), Instant::now());
+        let year_ms = 365 * 86_400_000;
+        let mut watch = StepWatch::new(Timestamp::from_millis(0), begun);
+        let mut look = |after_s: u64, shown_ms: i64| {
+            watch.look(&clock, Timestamp::from_millis(shown_ms), begun + Duration::from_secs(after_s))
+        };
+        assert_eq!(look(5, 5_000), None);
+        assert_eq!(look(10, 10_400), None);
+        // At start in 1970, then set.
+        assert_eq!(look(15, 56 * year_ms + 15_400), Some(56 * year_ms));
+        assert_eq!(look(20, 56 * year_ms + 20_400), None);
+        assert_eq!(look(25, 56 * year_ms - 3_574_600), Some(-3_600_000));
+        // A stall is no step.
+        assert_eq!(look(625, 56 * year_ms - 2_974_600), None);
+    }
 
     #[test]
     fn a_scaled_clock_waits_less_than_it_shows() {

@@ -82,11 +82,66 @@ impl Counter {
     }
 }
 
+/// Troubles that a part names; the others are counted.
+const TROUBLES_MAX: usize = 32;
+/// Lines about going bad that one part may have logged in [`LINES_SPAN_MS`], so that flapping does not fill the log.
+const BAD_LINES_MAX: u32 = 4;
+const LINES_SPAN_MS: i64 = 60_000;
+
+/// Something of a part that keeps failing, and is tried again.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Trouble {
+    /// What fails: a device, an address, a topic.
+    pub subject: String,
+    /// Why, and what to do about it.
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// How often it has failed since.
+    pub count: u64,
+    /// When it is tried again, where that is up to us.
+    pub next: Option<Timestamp>,
+}
+
 #[derive(Debug)]
 struct Condition {
     state: State,
     since: Timestamp,
     detail: String,
+    changes: u64,
+    troubles: Vec<Trouble>,
+    troubles_unnamed: u64,
+    lines: Lines,
+}
+
+/// What the log says of a part, so that it says each change once and of a part that flaps not every one.
+#[derive(Debug)]
+struct Lines {
+    told: State,
+    /// When the span began in which `bad` lines were due.
+    began: Timestamp,
+    bad: u32,
+}
+
+impl Lines {
+    /// Whether a line about `state` is due.
+    fn due(&mut self, state: State, now: Timestamp) -> bool {
+        if state == self.told {
+            return false;
+        }
+        if matches!(state, State::Degraded | State::Down) {
+            // A clock that went back begins the span anew.
+            if !(0..LINES_SPAN_MS).contains(&now.millis_since(self.began)) {
+                (self.began, self.bad) = (now, 0);
+            }
+            if self.bad >= BAD_LINES_MAX {
+                return false;
+            }
+            self.bad += 1;
+        }
+        self.told = state;
+        true
+    }
 }
 
 /// One part's state and counters.
@@ -113,21 +168,53 @@ pub struct PartSnapshot {
     pub since: Timestamp,
     /// For people: what is wrong, or what it is connected to.
     pub detail: String,
+    /// How often its state has changed since the start; one that flaps has many.
+    pub state_changes: u64,
+    /// What of it keeps failing, the longest first.
+    pub troubles: Vec<Trouble>,
+    /// Further troubles, which are not named.
+    pub troubles_unnamed: u64,
     /// Its counters by name.
     pub counters: BTreeMap<&'static str, u64>,
 }
 
 impl Part {
-    /// Reports the part's state. Returns whether the state changed, which is when a log line is due.
+    /// Reports the part's state. Returns whether a log line is due: where the state is another than the log says, but of
+    /// a part that flaps only a few times in a minute.
     pub fn report(&self, state: State, detail: impl Into<String>, now: Timestamp) -> bool {
         let mut condition = self.condition.lock().unwrap_or_else(PoisonError::into_inner);
         let changed = condition.state != state;
         if changed {
             condition.since = now;
+            condition.changes += 1;
         }
         condition.state = state;
         condition.detail = detail.into();
-        changed
+        condition.lines.due(state, now)
+    }
+
+    /// Says what of the part keeps failing now, in place of what was said before. The longest-lasting are named, up to a
+    /// bound.
+    pub fn set_troubles(&self, mut troubles: Vec<Trouble>) {
+        troubles.sort_by(|a, b| (a.since, &a.subject).cmp(&(b.since, &b.subject)));
+        let unnamed = troubles.len().saturating_sub(TROUBLES_MAX);
+        troubles.truncate(TROUBLES_MAX);
+        let mut condition = self.condition.lock().unwrap_or_else(PoisonError::into_inner);
+        (condition.troubles, condition.troubles_unnamed) = (troubles, unnamed as u64);
+    }
+
+    /// Says that one thing keeps failing: the part as a whole. It lasts since the part left the state in which it worked.
+    pub fn set_trouble(
+        &self,
+        subject: impl Into<String>,
+        reason: impl Into<String>,
+        count: u64,
+        next: Option<Timestamp>,
+    ) {
+        let mut condition = self.condition.lock().unwrap_or_else(PoisonError::into_inner);
+        let (subject, reason, since) = (subject.into(), reason.into(), condition.since);
+        condition.troubles = vec![Trouble { subject, reason, since, count, next }];
+        condition.troubles_unnamed = 0;
     }
 
     /// The counter called `name` (`messages`, `timeouts`, `bytes_on_disk`), made at 0 where there is none yet. Keep the
@@ -146,6 +233,9 @@ impl Part {
             state: condition.state,
             since: condition.since,
             detail: condition.detail.clone(),
+            state_changes: condition.changes,
+            troubles: condition.troubles.clone(),
+            troubles_unnamed: condition.troubles_unnamed,
             counters: counters.iter().map(|(&name, counter)| (name, counter.get())).collect(),
         }
     }
@@ -162,7 +252,15 @@ impl Health {
     pub fn part(&self, kind: PartKind, name: &str, now: Timestamp) -> Arc<Part> {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = || {
-            let condition = Condition { state: State::Starting, since: now, detail: String::new() };
+            let condition = Condition {
+                state: State::Starting,
+                since: now,
+                detail: String::new(),
+                changes: 0,
+                troubles: Vec::new(),
+                troubles_unnamed: 0,
+                lines: Lines { told: State::Starting, began: now, bad: 0 },
+            };
             let (condition, counters) = (Mutex::new(condition), Mutex::default());
             Arc::new(Part { kind, name: name.to_owned(), condition, counters })
         };
@@ -189,6 +287,36 @@ mod tests {
         health.part(PartKind::Mqtt, "east", Timestamp::from_millis(10)).counter("messages").add(3);
         let snapshot = &health.snapshot()[0];
         assert_eq!((snapshot.since.as_millis(), snapshot.counters["messages"]), (5, 3));
-        assert_eq!(snapshot.detail, "still connected");
+        assert_eq!((snapshot.detail.as_str(), snapshot.state_changes), ("still connected", 1));
+    }
+
+    #[test]
+    fn a_part_that_flaps_is_counted_each_time_and_logged_a_few_times_a_minute_and_the_log_ends_with_the_truth() {
+        let part = Health::default().part(PartKind::Influx, "series", Timestamp::from_millis(0));
+        let report = |state, at| part.report(state, "", Timestamp::from_millis(at));
+        let lines = (0..100).filter(|&at| report(if at % 2 == 0 { State::Down } else { State::Up }, at * 100)).count();
+        assert_eq!(lines, 8);
+        assert_eq!(part.snapshot().state_changes, 100);
+        assert!(!report(State::Down, 59_999), "still within the minute");
+        assert!(report(State::Down, 60_001), "the log says up, and it is down");
+        assert!(report(State::Up, 60_002));
+    }
+
+    #[test]
+    fn the_longest_lasting_troubles_are_named_and_the_others_counted() {
+        let part = Health::default().part(PartKind::Modbus, "host:502", Timestamp::from_millis(0));
+        let trouble = |number: i64| Trouble {
+            subject: format!("unit {number}"),
+            reason: "no answer".to_owned(),
+            since: Timestamp::from_millis(1_000 - number),
+            count: 1,
+            next: None,
+        };
+        part.set_troubles((0..40).map(trouble).collect());
+        let snapshot = part.snapshot();
+        assert_eq!((snapshot.troubles.len(), snapshot.troubles_unnamed), (32, 8));
+        assert_eq!(snapshot.troubles[0].subject, "unit 39");
+        part.set_troubles(Vec::new());
+        assert_eq!(part.snapshot().troubles_unnamed, 0);
     }
 }

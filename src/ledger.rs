@@ -36,8 +36,10 @@ reasons! {
         MalformedJson => "malformed_json",
         /// The payload has no object `readings`.
         MissingReadings => "missing_readings",
-        /// `ts` is neither epoch milliseconds nor RFC 3339 with an offset.
+        /// `ts` is neither a number nor a time in the form of RFC 3339.
         BadTimestamp => "bad_timestamp",
+        /// `ts` is a time without an offset, and the device's profile names no zone for it.
+        NoZone => "no_zone",
         /// The topic does not fit `telemetry/{kind}/{area}/{site}/{device}`.
         UnknownTopic => "unknown_topic",
         /// The device is not listed, and the policy refuses such devices.
@@ -68,9 +70,26 @@ reasons! {
         UnknownMetric => "unknown_metric",
         /// The event time lies further ahead of its arrival than allowed.
         Future => "future",
+        /// The event time lies before 2010: the device's clock was never set.
+        ClockUnset => "clock_unset",
+        /// The event time is no time in the unit that the profile names, and is one in another unit.
+        WrongUnit => "wrong_unit",
+        /// The reading has no time of its own, and came while our own clock was not set.
+        NoClock => "no_clock",
         /// The unlisted device has as many metrics as allowed already.
         MetricLimit => "metric_limit",
     }
+}
+
+/// Reason of a message whose readings are older than the store keeps, among the messages that are kept to be looked at.
+pub const EXPIRED: &str = "expired";
+
+/// The reason that goes by `label`, of whole messages and of readings; `None` where this build knows none.
+#[must_use]
+pub fn reason(label: &str) -> Option<&'static str> {
+    let rejections = Rejection::ALL.iter().map(|reason| reason.label());
+    let invalid = Invalid::ALL.iter().map(|reason| reason.label());
+    rejections.chain(invalid).chain([EXPIRED]).find(|known| *known == label)
 }
 
 /// What became of the messages and readings of one source.
@@ -92,6 +111,8 @@ pub struct Counts {
     pub invalid: BTreeMap<Invalid, u64>,
     /// Readings older than the store keeps rows.
     pub expired: u64,
+    /// Of the readings that are counted above, those whose event time lay too far ahead and was set to their arrival.
+    pub clamped: u64,
 }
 
 impl Counts {
@@ -122,6 +143,7 @@ impl Counts {
         self.duplicate += other.duplicate;
         self.conflicting += other.conflicting;
         self.expired += other.expired;
+        self.clamped += other.clamped;
         for (&reason, &count) in &other.rejected {
             *self.rejected.entry(reason).or_default() += count;
         }
@@ -139,6 +161,7 @@ impl Counts {
             ("readings_duplicate", "", self.duplicate),
             ("readings_conflicting", "", self.conflicting),
             ("readings_expired", "", self.expired),
+            ("readings_clamped", "", self.clamped),
         ];
         let rejected = self.rejected.iter().map(|(reason, &count)| ("messages_rejected", reason.label(), count));
         let invalid = self.invalid.iter().map(|(reason, &count)| ("readings_invalid", reason.label(), count));
@@ -154,6 +177,7 @@ impl Counts {
             "readings_duplicate" => &mut self.duplicate,
             "readings_conflicting" => &mut self.conflicting,
             "readings_expired" => &mut self.expired,
+            "readings_clamped" => &mut self.clamped,
             "messages_rejected" => {
                 let Some(&known) = Rejection::ALL.iter().find(|known| known.label() == reason) else { return false };
                 self.rejected.entry(known).or_default()
@@ -257,6 +281,7 @@ struct ReadingsJson {
     conflicting: u64,
     invalid: ByReason,
     expired: u64,
+    clamped: u64,
 }
 
 fn messages_json(counts: &Counts, journal: Option<(u64, u64)>) -> MessagesJson {
@@ -278,6 +303,7 @@ fn readings_json(counts: &Counts) -> ReadingsJson {
         conflicting: counts.conflicting,
         invalid: ByReason { total: counts.readings_invalid(), reasons },
         expired: counts.expired,
+        clamped: counts.clamped,
     }
 }
 
@@ -293,6 +319,7 @@ mod tests {
         counts.readings_decoded = 6;
         (counts.applied, counts.duplicate, counts.conflicting, counts.expired) = (2, 1, 1, 1);
         counts.invalidate(Invalid::OutOfRange);
+        counts.clamped = 1;
         ledger
     }
 

@@ -32,3 +32,5 @@ pub mod sink;
 pub mod source;
 pub mod store;
 pub mod visible;
+#[cfg(test)]
+mod world;

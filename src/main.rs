@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use sitepulse::cli::{Cli, Command, EXIT_CONFIG, check, run};
+use sitepulse::cli::{Cli, Command, EXIT_CONFIG, check, journal, run};
 use sitepulse::config;
 use sitepulse::visible::Visible;
 
@@ -22,6 +22,7 @@ fn main() -> ExitCode {
                 ExitCode::from(EXIT_CONFIG)
             }
         },
+        Command::Journal(command) => journal::run(&command),
         #[cfg(feature = "demo")]
         Command::Demo(args) => ended(&run::demo(args)),
     }

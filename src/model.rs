@@ -6,6 +6,7 @@
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use serde::{Deserialize, Serialize};
@@ -51,6 +52,12 @@ impl Timestamp {
             .map(|instant| Self(instant.as_millisecond()))
             .map_err(|_| InvalidTimestamp(text.to_owned()))
     }
+}
+
+/// A span in whole milliseconds, saturating.
+#[must_use]
+pub fn millis(span: Duration) -> i64 {
+    i64::try_from(span.as_millis()).unwrap_or(i64::MAX)
 }
 
 /// RFC 3339 in UTC, whole seconds where the milliseconds are zero.

@@ -19,7 +19,7 @@ use super::{Context, Server, live, router};
 use crate::clock::Clock;
 use crate::health::Health;
 use crate::indicator::{Description, Level};
-use crate::inventory::{Connection, Device, Inventory, MetricDef, Profile, Site, UnknownMetrics};
+use crate::inventory::{Connection, Device, Inventory, MetricDef, Profile, Site, TimePolicy, UnknownMetrics};
 use crate::ledger::Ledger;
 use crate::model::{DeviceId, JournalPosition, MetricId, Timestamp, Window};
 use crate::rollup::DeviceWindow;
@@ -142,6 +142,7 @@ fn inventory() -> Inventory {
         description: String::new(),
         interval_ms: Some(10_000),
         unknown_metrics: UnknownMetrics::Accept,
+        time: TimePolicy::default(),
         metrics,
     });
     for name in NAMES {

@@ -94,7 +94,8 @@ pub(super) async fn latest(State(server): State<Server>, Query(pairs): Pairs) ->
     let format = Format::of(&params)?;
     let window = params.parsed::<Window>("window")?;
     let level = params.parsed::<Level>("level")?;
-    let rows = server.readers.query(move |reader, _| Ok(reader.latest_indicators(window, level)?)).await?;
+    let now = server.context.clock.now();
+    let rows = server.readers.query(move |reader, _| Ok(reader.latest_indicators(window, level, now)?)).await?;
     let context = &server.context;
     let rows = IndicatorJson::all(&rows, &context.descriptions, &server.inventory(), &context.zone);
     Rows::cut(rows, usize::MAX).respond(format)

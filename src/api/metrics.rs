@@ -14,9 +14,9 @@ use prometheus_client::registry::Registry;
 
 use super::Server;
 use super::error::ApiError;
-use crate::health::{PartSnapshot, State as PartState};
+use crate::health::{PartKind, PartSnapshot, State as PartState};
 use crate::ledger::Ledger;
-use crate::store::Feed;
+use crate::store::{Feed, SinkState};
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -52,15 +52,9 @@ pub(super) async fn show(State(server): State<Server>) -> Result<Response, ApiEr
     let (final_until, ends, sinks, feed_expired) = feeds.await?;
     let mut registry = Registry::with_prefix("sitepulse");
     register_ledger(&mut registry, &(server.context.ledger)());
-    register_parts(&mut registry, &server.context.health.snapshot());
-
-    let behind = Values::<SinkLabels>::default();
-    for sink in &sinks {
-        let end = ends.iter().find(|(feed, _)| *feed == sink.feed).map_or(0, |(_, end)| *end);
-        let labels = SinkLabels { sink: label(&sink.sink), feed: sink.feed.label() };
-        behind.get_or_create(&labels).set(integer(end.saturating_sub(sink.position)));
-    }
-    registry.register("sink_feed_behind_entries", "Places of the feed that the sink has not passed", behind);
+    let parts = server.context.health.snapshot();
+    register_parts(&mut registry, &parts);
+    register_backlogs(&mut registry, &parts, &sinks, &ends);
     single(&mut registry, "feed_expired_entries", "Changes that expired before every sink had them", feed_expired);
     if let Some(until) = final_until {
         let lag_ms = u64::try_from(server.context.clock.now().millis_since(until)).unwrap_or(0);
@@ -74,6 +68,30 @@ pub(super) async fn show(State(server): State<Server>) -> Result<Response, ApiEr
 /// A label's value as the text format wants it; the encoder writes values as they are.
 fn label(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
+/// How far each sink is behind, also one that has never reached its server: that has no place in the feed yet.
+fn register_backlogs(registry: &mut Registry, parts: &[PartSnapshot], sinks: &[SinkState], ends: &[(Feed, u64)]) {
+    let behind = Values::<SinkLabels>::default();
+    let set = |sink: &str, feed: Feed, entries: u64| {
+        let labels = SinkLabels { sink: label(sink), feed: feed.label() };
+        behind.get_or_create(&labels).set(integer(entries));
+    };
+    for &(feed, end) in ends.iter().filter(|(_, end)| *end > 0) {
+        let reads = |part: &&PartSnapshot| match part.kind {
+            PartKind::Influx => true,
+            PartKind::CityBrain => feed == Feed::Indicator,
+            _ => false,
+        };
+        for part in parts.iter().filter(reads) {
+            set(&part.name, feed, end);
+        }
+    }
+    for sink in sinks {
+        let end = ends.iter().find(|(feed, _)| *feed == sink.feed).map_or(0, |(_, end)| *end);
+        set(&sink.sink, sink.feed, end.saturating_sub(sink.position));
+    }
+    registry.register("sink_feed_behind_entries", "Places of the feed that the sink has not passed", behind);
 }
 
 fn integer(value: u64) -> i64 {
@@ -106,6 +124,7 @@ fn register_ledger(registry: &mut Registry, ledger: &Ledger) {
 
 fn register_parts(registry: &mut Registry, parts: &[PartSnapshot]) {
     let states = Values::<PartLabels>::default();
+    let (changes, troubles) = (Totals::<PartLabels>::default(), Values::<PartLabels>::default());
     let mut counters: BTreeMap<String, Values<PartLabels>> = BTreeMap::new();
     for part in parts {
         let labels = PartLabels { kind: part.kind.label(), name: label(&part.name) };
@@ -116,12 +135,16 @@ fn register_parts(registry: &mut Registry, parts: &[PartSnapshot]) {
             PartState::Up => 3,
         };
         states.get_or_create(&labels).set(state);
+        changes.get_or_create(&labels).inc_by(part.state_changes);
+        troubles.get_or_create(&labels).set(integer(part.troubles.len() as u64 + part.troubles_unnamed));
         for (name, &value) in &part.counters {
             let name = format!("{}_{name}", part.kind.label());
             counters.entry(name).or_default().get_or_create(&labels).set(integer(value));
         }
     }
     registry.register("part_state", "0 down, 1 starting, 2 degraded, 3 up", states);
+    registry.register("part_state_changes", "Changes of the part's state since the start; many when it flaps", changes);
+    registry.register("part_troubles", "Devices, addresses or topics of the part that keep failing", troubles);
     for (name, family) in counters {
         registry.register(name, "What the part of this kind counts", family);
     }

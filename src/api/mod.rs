@@ -26,6 +26,7 @@ mod tests;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Request;
@@ -50,6 +51,8 @@ use readers::Readers;
 
 /// Connections at once.
 const CONNECTIONS_MAX: usize = 512;
+/// Time that answers under way have left when the daemon stops.
+const LEAVE: Duration = Duration::from_secs(1);
 
 /// How the API listens.
 #[derive(Clone, PartialEq, Eq)]
@@ -107,14 +110,22 @@ pub async fn serve(options: Options, listener: TcpListener, context: Context, st
     let readers = Readers::new(context.store.clone());
     let live = live::start(context.clone(), readers.clone(), stop.clone());
     let server = Server { context, readers, live, token: options.token.map(Arc::from) };
-    let mut stopped = stop;
+    let (mut stopped, mut leaving) = (stop.clone(), stop);
     let until = async move {
         // An error means that the sender is gone, which is a stop too.
         let _ = stopped.wait_for(|&stop| stop).await;
     };
-    let listener = Bounded::new(listener, CONNECTIONS_MAX);
-    if let Err(error) = axum::serve(listener, router(server)).with_graceful_shutdown(until).await {
-        error!(%error, "the api ended");
+    // Answers under way have a moment; a client that has sent half a request, or reads nothing, must not hold a stop up.
+    let overdue = async move {
+        let _ = leaving.wait_for(|&stop| stop).await;
+        tokio::time::sleep(LEAVE).await;
+    };
+    let listener = Bounded::new(listener, CONNECTIONS_MAX, listen::Limits::default());
+    tokio::select! {
+        ended = axum::serve(listener, router(server)).with_graceful_shutdown(until) => if let Err(error) = ended {
+            error!(%error, "the api ended");
+        },
+        () = overdue => {}
     }
 }
 

@@ -16,7 +16,7 @@ use super::table::{CsvRow, Format, Rows, cell};
 use crate::inventory::{Inventory, MetricDef, UnknownMetrics};
 use crate::model::{DeviceId, MetricId, Timestamp, Window, WindowStart};
 use crate::rollup::expected_slots;
-use crate::store::{Devices, Reader, SeriesQuery, SeriesRow};
+use crate::store::{Devices, Finality, Reader, SeriesQuery, SeriesRow};
 
 const HOUR_MS: i64 = 3_600_000;
 
@@ -177,8 +177,7 @@ fn read(reader: &Reader, asked: &Asked, deadline: Deadline) -> Result<Vec<Rollup
         metric: asked.metric,
         now: asked.now,
     };
-    let final_until = reader.final_until()?;
-    let mut silent = Silent::of(asked, final_until);
+    let mut silent = Silent::of(asked, reader.finality()?);
     let mut rows = Vec::new();
     let mut late = false;
     reader.visit_series(&query, &mut |row| {
@@ -241,11 +240,11 @@ struct Silent {
     next: WindowStart,
     /// Nothing is due from here on.
     service_end: Timestamp,
-    final_until: Option<Timestamp>,
+    finality: Option<Finality>,
 }
 
 impl Silent {
-    fn of(asked: &Asked, final_until: Option<Timestamp>) -> Option<Self> {
+    fn of(asked: &Asked, finality: Option<Finality>) -> Option<Self> {
         let (Devices::One(id), Some(metric)) = (asked.devices, asked.metric) else { return None };
         let device = asked.inventory.device(id)?;
         let name = asked.inventory.metrics.name(metric)?.clone();
@@ -263,7 +262,7 @@ impl Silent {
         let (start, end) = asked.window.bounds(from, &asked.zone);
         let next = if start < from { end } else { start };
         let service_end = site.in_service_to.unwrap_or(asked.now);
-        Some(Self { device: id, metric: name, definition, next, service_end, final_until })
+        Some(Self { device: id, metric: name, definition, next, service_end, finality })
     }
 
     fn heard(&mut self, end: Timestamp) {
@@ -285,7 +284,7 @@ impl Silent {
         let from = site.in_service_from.map_or(start, |from| from.max(start));
         let to = site.in_service_to.map_or(end, |to| to.min(end)).min(asked.now);
         let expected = if from < to { expected_slots(from, to, device.interval_ms?) } else { 0 };
-        let is_final = self.final_until.is_some_and(|until| end <= until);
+        let is_final = self.finality.is_some_and(|finality| finality.holds(start, end));
         (expected > 0).then(|| RollupJson {
             site: site.id.clone(),
             device: device.name.clone(),

@@ -58,6 +58,7 @@ fn inventory() -> Inventory {
         description: String::new(),
         interval_ms: Some(10_000),
         unknown_metrics: UnknownMetrics::Refuse,
+        time: crate::inventory::TimePolicy::default(),
         metrics: vec![power, energy],
     };
     // In service for three minutes, and never heard.
@@ -215,6 +216,7 @@ impl Running {
         fill(&store);
         let health = Arc::new(Health::default());
         health.part(PartKind::Mqtt, "east", T0).report(State::Up, "connected", T0);
+        health.part(PartKind::Influx, "away", T0).report(State::Down, "connection refused", T0);
         let inventory: SharedInventory = Arc::new(RwLock::new(Arc::new(inventory())));
         let context = Context {
             store: store.clone(),
@@ -365,7 +367,10 @@ async fn state_ledger_sites_and_metrics_can_be_asked_for() {
         "sitepulse_messages_received_total 3",
         r#"sitepulse_messages_rejected_total{source="east",reason="malformed_json"} 1"#,
         r#"sitepulse_part_state{kind="mqtt",name="east"} 3"#,
+        r#"sitepulse_part_state_changes_total{kind="mqtt",name="east"} 1"#,
         "sitepulse_ledger_balanced 1",
+        // It has never had a row, so it has them all to come.
+        r#"sitepulse_sink_feed_behind_entries{sink="away",feed="indicator"} 2"#,
     ] {
         assert!(metrics.lines().any(|have| have == line), "{line} is not in\n{metrics}");
     }

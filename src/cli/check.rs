@@ -78,9 +78,10 @@ fn general(config: &Config, out: &mut Summary) {
     out.line(&format!("hours and days in {}", config.zone.iana_name().unwrap_or("UTC")));
     let journal = &config.journal;
     out.line(&format!(
-        "journal up to {} in segments of {}, synced every {}",
+        "journal up to {} in segments of {} or {}, synced every {}",
         size_text(journal.bytes_max),
         size_text(journal.segment_bytes),
+        duration_text(journal.age_max),
         duration_text(journal.commit_interval)
     ));
     let pipeline = &config.pipeline;

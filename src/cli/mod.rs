@@ -1,6 +1,7 @@
 //! The command line: what may be asked for, and what `check` prints.
 
 pub mod check;
+pub mod journal;
 pub mod run;
 
 use std::path::PathBuf;
@@ -21,6 +22,7 @@ pub const EXIT_CONFIG: u8 = 78;
         sitepulse demo                                   see it at work on a simulated city\n  \
         sitepulse check --config config/                 every problem at once, or what would be done\n  \
         sitepulse run --config /etc/sitepulse            a folder with sitepulse.toml\n  \
+        sitepulse journal verify /var/lib/sitepulse      what recovery would say of every segment\n  \
         SITEPULSE__LOG__LEVEL=debug sitepulse run --config site.toml\n\n\
         Exit codes: 0 done, 1 failed, 2 wrong usage, 78 bad configuration"
 )]
@@ -39,6 +41,9 @@ pub enum Command {
     /// Check the configuration: list every problem, or what would be subscribed, polled and computed
     #[command(after_help = "Example:\n  sitepulse check --config config/ && systemctl restart sitepulse")]
     Check(ConfigArgs),
+    /// Look at the journal, of a daemon that is stopped or running; changes nothing
+    #[command(subcommand)]
+    Journal(journal::JournalCommand),
     /// Run the collector on a simulated city: brokers, stations, racks and a port, with faults
     #[cfg(feature = "demo")]
     Demo(crate::demo::Args),
@@ -61,7 +66,12 @@ mod tests {
     #[test]
     fn the_command_line_is_sound_and_wrong_usage_exits_with_2() {
         Cli::command().debug_assert();
-        for wrong in [vec!["sitepulse"], vec!["sitepulse", "check"], vec!["sitepulse", "chekc", "--config", "x"]] {
+        for wrong in [
+            vec!["sitepulse"],
+            vec!["sitepulse", "check"],
+            vec!["sitepulse", "chekc", "--config", "x"],
+            vec!["sitepulse", "journal", "verify"],
+        ] {
             let error = Cli::try_parse_from(&wrong).expect_err("wrong usage");
             assert_eq!(error.exit_code(), 2, "{wrong:?}");
         }

@@ -123,7 +123,9 @@ fn journal(table: raw::Journal, folder: PathBuf, section: &mut Section<'_>) -> j
         Duration::from_millis(5),
         Duration::ZERO..=Duration::from_secs(1),
     );
-    journal::Options { folder, bytes_max, segment_bytes, commit_interval }
+    let age_max =
+        section.duration("age_max", table.age_max, Duration::from_hours(1), Duration::from_mins(1)..=DAY * 30);
+    journal::Options { folder, bytes_max, segment_bytes, commit_interval, age_max }
 }
 
 fn log(table: &raw::Log, section: &mut Section<'_>) -> LogOptions {

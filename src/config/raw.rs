@@ -55,6 +55,7 @@ pub(super) struct Journal {
     pub(super) bytes_max: Option<Text>,
     pub(super) segment_bytes: Option<Text>,
     pub(super) commit_interval: Option<Text>,
+    pub(super) age_max: Option<Text>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -2,6 +2,7 @@
 //!
 //! Never reads the clock, never touches disk or network; hostile bytes give an error that is counted, never a panic.
 
+pub mod event_time;
 #[cfg(test)]
 mod firmware_notes;
 pub mod modbus;

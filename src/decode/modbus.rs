@@ -278,6 +278,7 @@ mod tests {
             description: String::new(),
             interval_ms: None,
             unknown_metrics: UnknownMetrics::Refuse,
+            time: crate::inventory::TimePolicy::default(),
             metrics: registers.into_iter().enumerate().map(metric).collect(),
         }
     }

@@ -1,6 +1,6 @@
 //! The native MQTT form: `{"ts": 1764000000123, "readings": {"pwr_w": 760.1, "temp_c": 13.9}}`.
 //!
-//! `ts` is the event time in epoch milliseconds or RFC 3339 with an offset; without it the arrival time counts.
+//! `ts` is the event time, as a number or a text; what it means is the profile's to say ([`super::event_time`]).
 
 use std::borrow::Cow;
 use std::fmt;
@@ -8,14 +8,14 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 
+use super::event_time::GivenTime;
 use crate::ledger::Rejection;
-use crate::model::Timestamp;
 
 /// A decoded message. Names borrow from the payload where they need no unescaping.
 #[derive(Debug, PartialEq)]
 pub struct NativeMessage<'a> {
-    /// Event time of all its readings; `None` where the message names none.
-    pub time: Option<Timestamp>,
+    /// Event time of all its readings as it was written; `None` where the message names none.
+    pub time: Option<GivenTime<'a>>,
     /// Metric name and value, in the message's order; `None` where the value is no number.
     pub readings: Vec<(Cow<'a, str>, Option<f64>)>,
 }
@@ -30,12 +30,7 @@ pub fn decode(payload: &[u8]) -> Result<NativeMessage<'_>, Rejection> {
         return Err(Rejection::MissingReadings);
     }
     let wire: Wire<'_> = serde_json::from_slice(payload).map_err(|_| Rejection::MalformedJson)?;
-    let time = match wire.ts {
-        None | Some(Time::Absent) => None,
-        Some(Time::Millis(millis)) => Some(Timestamp::from_millis(millis)),
-        Some(Time::Text(text)) => Some(Timestamp::parse(&text).map_err(|_| Rejection::BadTimestamp)?),
-        Some(Time::Other) => return Err(Rejection::BadTimestamp),
-    };
+    let time = wire.ts.and_then(|time| time.0);
     match wire.readings {
         Some(Readings::Object(readings)) => Ok(NativeMessage { time, readings }),
         Some(Readings::Other) | None => Err(Rejection::MissingReadings),
@@ -44,18 +39,14 @@ pub fn decode(payload: &[u8]) -> Result<NativeMessage<'_>, Rejection> {
 
 #[derive(Deserialize)]
 struct Wire<'a> {
-    #[serde(default)]
-    ts: Option<Time>,
+    #[serde(borrow, default)]
+    ts: Option<Time<'a>>,
     #[serde(borrow, default)]
     readings: Option<Readings<'a>>,
 }
 
-enum Time {
-    Millis(i64),
-    Text(String),
-    Absent,
-    Other,
-}
+/// `None` where the message says that it has no time.
+struct Time<'a>(Option<GivenTime<'a>>);
 
 enum Readings<'a> {
     Object(Vec<(Cow<'a, str>, Option<f64>)>),
@@ -85,41 +76,45 @@ macro_rules! read_past {
     };
 }
 
-impl<'de> Deserialize<'de> for Time {
+impl<'de: 'a, 'a> Deserialize<'de> for Time<'a> {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct TimeVisitor;
         impl<'de> Visitor<'de> for TimeVisitor {
-            type Value = Time;
+            type Value = Time<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("epoch milliseconds or RFC 3339")
+                f.write_str("a time")
             }
 
-            fn visit_i64<E>(self, millis: i64) -> Result<Time, E> {
-                Ok(Time::Millis(millis))
+            fn visit_i64<E>(self, number: i64) -> Result<Time<'de>, E> {
+                Ok(Time(Some(GivenTime::Whole(number))))
             }
 
-            fn visit_u64<E>(self, millis: u64) -> Result<Time, E> {
-                Ok(i64::try_from(millis).map_or(Time::Other, Time::Millis))
+            #[expect(clippy::cast_precision_loss, reason = "beyond 63 bits it is no time in any unit")]
+            fn visit_u64<E>(self, number: u64) -> Result<Time<'de>, E> {
+                let whole = i64::try_from(number).map(GivenTime::Whole);
+                Ok(Time(Some(whole.unwrap_or(GivenTime::Real(number as f64)))))
             }
 
-            #[expect(clippy::cast_possible_truncation, reason = "checked to be a whole number that i64 holds")]
-            fn visit_f64<E>(self, millis: f64) -> Result<Time, E> {
-                let whole = millis.trunc();
-                Ok(if whole.abs() < 9e15 { Time::Millis(whole as i64) } else { Time::Other })
+            fn visit_f64<E>(self, number: f64) -> Result<Time<'de>, E> {
+                Ok(Time(Some(GivenTime::Real(number))))
             }
 
-            fn visit_str<E>(self, text: &str) -> Result<Time, E> {
-                Ok(Time::Text(text.to_owned()))
+            fn visit_borrowed_str<E>(self, text: &'de str) -> Result<Time<'de>, E> {
+                Ok(Time(Some(GivenTime::Text(Cow::Borrowed(text)))))
             }
 
-            fn visit_unit<E>(self) -> Result<Time, E> {
-                Ok(Time::Absent)
+            fn visit_str<E>(self, text: &str) -> Result<Time<'de>, E> {
+                Ok(Time(Some(GivenTime::Text(Cow::Owned(text.to_owned())))))
             }
 
-            other!('de, Time::Other; visit_bool: bool);
-            read_past!(seq => Time::Other);
-            read_past!(map => Time::Other);
+            fn visit_unit<E>(self) -> Result<Time<'de>, E> {
+                Ok(Time(None))
+            }
+
+            other!('de, Time(Some(GivenTime::Other)); visit_bool: bool);
+            read_past!(seq => Time(Some(GivenTime::Other)));
+            read_past!(map => Time(Some(GivenTime::Other)));
         }
         deserializer.deserialize_any(TimeVisitor)
     }
@@ -226,14 +221,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_come_in_milliseconds_or_rfc_3339_or_not_at_all() {
-        let time = |payload: &str| decode(payload.as_bytes()).map(|message| message.time.map(Timestamp::as_millis));
-        assert_eq!(time(r#"{"ts":1764000000123,"readings":{}}"#), Ok(Some(1_764_000_000_123)));
-        assert_eq!(time(r#"{"readings":{},"ts":"2026-11-24T08:00:00+08:00"}"#), Ok(Some(1_795_478_400_000)));
-        assert_eq!(time(r#"{"readings":{}}"#), Ok(None));
-        assert_eq!(time(r#"{"ts":null,"readings":{}}"#), Ok(None));
-        assert_eq!(time(r#"{"ts":"yesterday","readings":{}}"#), Err(Rejection::BadTimestamp));
-        assert_eq!(time(r#"{"ts":[1],"readings":{}}"#), Err(Rejection::BadTimestamp));
+    fn the_time_is_handed_on_as_it_was_written() {
+        let time = |payload: &'static str| decode(payload.as_bytes()).map(|message| message.time);
+        let given = |given| Ok(Some(given));
+        for (payload, expected) in [
+            (r#"{"ts":1764000000123,"readings":{}}"#, given(GivenTime::Whole(1_764_000_000_123))),
+            (r#"{"ts":-5,"readings":{}}"#, given(GivenTime::Whole(-5))),
+            (r#"{"ts":1764000000.5,"readings":{}}"#, given(GivenTime::Real(1_764_000_000.5))),
+            (r#"{"ts":1e300,"readings":{}}"#, given(GivenTime::Real(1e300))),
+            (r#"{"ts":18446744073709551615,"readings":{}}"#, given(GivenTime::Real(18_446_744_073_709_551_615.0))),
+            (r#"{"readings":{},"ts":"2026-11-24"}"#, given(GivenTime::Text("2026-11-24".into()))),
+            (r#"{"ts":"a\u0041","readings":{}}"#, given(GivenTime::Text("aA".into()))),
+            (r#"{"ts":[1,{}],"readings":{}}"#, given(GivenTime::Other)),
+            (r#"{"ts":true,"readings":{}}"#, given(GivenTime::Other)),
+            (r#"{"readings":{}}"#, Ok(None)),
+            (r#"{"ts":null,"readings":{}}"#, Ok(None)),
+            (r#"{"ts":NaN,"readings":{}}"#, Err(Rejection::MalformedJson)),
+            (r#"{"ts":1e999,"readings":{}}"#, Err(Rejection::MalformedJson)),
+        ] {
+            assert_eq!(time(payload), expected, "{payload}");
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::health::{PartKind, State};
 use crate::indicator::{Description, Level};
 use crate::inventory::Inventory;
 use crate::ledger::{Counts, Ledger};
-use crate::model::{BASE_WINDOW_MS, Timestamp, Window};
+use crate::model::{BASE_WINDOW_MS, Timestamp, Window, millis};
 use crate::simulate::{Broker, City, CityOptions, FaultTally, ModbusServer, Publisher};
 use crate::store::{IndicatorRow, Reader};
 
@@ -187,7 +187,7 @@ pub(super) fn messages(counts: &Counts) -> u64 {
 /// A clock that reaches `start` when the collector is up.
 fn clock(start: Timestamp, speed: u16) -> Clock {
     let lead = LEAD.saturating_mul(speed.into());
-    Clock::scaled(start.plus_millis(-i64::try_from(lead.as_millis()).unwrap_or(0)), speed.into())
+    Clock::scaled(start.plus_millis(-millis(lead)), speed.into())
 }
 
 /// What the user asked for, else the usual port, else a free one.
@@ -213,5 +213,5 @@ async fn wait_for_broker(daemon: &Daemon) -> Result<(), Error> {
 }
 
 fn city_rows(reader: &Reader) -> Result<Vec<IndicatorRow>, Error> {
-    Ok(reader.latest_indicators(None, Some(Level::City))?)
+    Ok(reader.latest_indicators(None, Some(Level::City), Timestamp::from_millis(i64::MAX))?)
 }

@@ -86,6 +86,7 @@ fn open(disk: &Memory, passed: u64) -> Journal {
         bytes_max: 1 << 30,
         segment_bytes: 1 << 20,
         commit_interval: Duration::ZERO,
+        age_max: Duration::from_hours(1),
     };
     let part = Health::default().part(PartKind::Journal, "journal", Timestamp::default());
     Journal::open(Arc::new(disk.clone()), options, JournalPosition(passed), part, Clock::system())

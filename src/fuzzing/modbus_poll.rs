@@ -2,7 +2,7 @@
 
 use super::Script;
 use crate::decode::modbus::{Block, BlockData, decode, encode_poll};
-use crate::inventory::{ByteOrder, DataType, MetricDef, Profile, Register, RegisterTable, UnknownMetrics};
+use crate::inventory::{ByteOrder, DataType, MetricDef, Profile, Register, RegisterTable, TimePolicy, UnknownMetrics};
 
 const TABLES: [RegisterTable; 4] =
     [RegisterTable::Coil, RegisterTable::DiscreteInput, RegisterTable::Holding, RegisterTable::Input];
@@ -65,6 +65,7 @@ fn profile(script: &mut Script<'_>) -> Profile {
         description: String::new(),
         interval_ms: None,
         unknown_metrics: UnknownMetrics::Refuse,
+        time: TimePolicy::default(),
         metrics: (0..script.byte() % 9).map(|slot| metric(script, slot)).collect(),
     }
 }

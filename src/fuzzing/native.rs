@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::decode::native;
 use crate::decode::topic::Topic;
 use crate::inventory::{Connection, Device, Site};
-use crate::inventory::{Inventory, MetricDef, Profile, SharedInventory, UnknownMetrics, check_unlisted};
+use crate::inventory::{Inventory, MetricDef, Profile, SharedInventory, TimePolicy, UnknownMetrics, check_unlisted};
 use crate::journal::Entry;
 use crate::ledger::Ledger;
 use crate::model::{DeviceId, Frame, FrameKind, JournalPosition, Timestamp};
@@ -141,6 +141,7 @@ fn listed() -> Inventory {
         description: String::new(),
         interval_ms: Some(10_000),
         unknown_metrics: UnknownMetrics::Accept,
+        time: TimePolicy::default(),
         metrics,
     };
     inventory.add_device(Device {

@@ -35,6 +35,8 @@ pub use definition::{
 };
 pub use formula::{Formula, FormulaError, Outcome};
 pub use unit::{Unit, UnknownUnit};
+#[cfg(test)]
+pub(crate) use worker::SteppedWorker;
 pub use worker::run_worker;
 
 use crate::model::Window;

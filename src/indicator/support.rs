@@ -29,7 +29,8 @@ pub(super) fn metric(name: &str, unit: &str, kind: MetricKind) -> MetricDef {
 fn profile(id: &str, metrics: Vec<MetricDef>) -> (String, Arc<Profile>) {
     let (id, description) = (id.to_owned(), String::new());
     let unknown_metrics = UnknownMetrics::Refuse;
-    let profile = Profile { id: id.clone(), description, interval_ms: Some(60_000), unknown_metrics, metrics };
+    let time = crate::inventory::TimePolicy::default();
+    let profile = Profile { id: id.clone(), description, interval_ms: Some(60_000), unknown_metrics, time, metrics };
     (id, Arc::new(profile))
 }
 

@@ -14,6 +14,7 @@ use tracing::{info, warn};
 
 use super::compute::Computation;
 use super::definition::Definition;
+use crate::backoff::Backoff;
 use crate::clock::Clock;
 use crate::health::{Counter, Part, State};
 use crate::inventory::{Inventory, SharedInventory};
@@ -27,8 +28,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const LOOK_MIN: Duration = Duration::from_millis(100);
 /// How soon a stop is seen while waiting.
 const STEP: Duration = Duration::from_millis(50);
-/// Wait after the store failed, doubled up to the longest.
-const BACKOFF_MIN: Duration = Duration::from_millis(500);
+/// Longest wait after the store failed.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 
 /// Computes indicators until `stop` is set; to be run on a thread of its own. A store that fails is opened again.
@@ -41,13 +41,34 @@ pub fn run_worker(
     part: Arc<Part>,
     stop: Arc<AtomicBool>,
 ) {
-    let counters = Counters {
-        windows_computed: part.counter("windows_computed"),
-        windows_waiting: part.counter("windows_waiting"),
-        rows_written: part.counter("rows_written"),
-        failures: part.counter("failures"),
-    };
-    Worker { store, inventory, definitions, zone, clock, part, stop, counters }.run();
+    Worker::new(store, inventory, definitions, (zone, clock), part, stop).run();
+}
+
+/// The worker without its thread: a test says when it looks.
+#[cfg(test)]
+pub(crate) struct SteppedWorker {
+    worker: Worker,
+    connections: Option<Connections>,
+}
+
+#[cfg(test)]
+impl SteppedWorker {
+    /// A worker that has not opened the store yet.
+    pub(crate) fn new(
+        store: StorePath,
+        inventory: SharedInventory,
+        definitions: Arc<[Definition]>,
+        (zone, clock): (TimeZone, Clock),
+        part: Arc<Part>,
+    ) -> Self {
+        let worker = Worker::new(store, inventory, definitions, (zone, clock), part, Arc::default());
+        Self { worker, connections: None }
+    }
+
+    /// Computes what is marked now. Returns how many windows that were.
+    pub(crate) fn look(&mut self) -> usize {
+        self.worker.look(&mut self.connections).expect("the store answers")
+    }
 }
 
 struct Counters {
@@ -75,15 +96,32 @@ struct Connections {
 }
 
 impl Worker {
+    fn new(
+        store: StorePath,
+        inventory: SharedInventory,
+        definitions: Arc<[Definition]>,
+        (zone, clock): (TimeZone, Clock),
+        part: Arc<Part>,
+        stop: Arc<AtomicBool>,
+    ) -> Self {
+        let counters = Counters {
+            windows_computed: part.counter("windows_computed"),
+            windows_waiting: part.counter("windows_waiting"),
+            rows_written: part.counter("rows_written"),
+            failures: part.counter("failures"),
+        };
+        Self { store, inventory, definitions, zone, clock, part, stop, counters }
+    }
+
     fn run(&self) {
         let mut connections = None;
-        let mut backoff = BACKOFF_MIN;
+        let mut backoff = Backoff::new(BACKOFF_MAX);
         while !self.is_stopped() {
             match self.look(&mut connections) {
                 // As many as are read at once: more may wait.
-                Ok(WINDOWS_MAX) => backoff = BACKOFF_MIN,
+                Ok(WINDOWS_MAX) => backoff.succeeded(),
                 Ok(_) => {
-                    backoff = BACKOFF_MIN;
+                    backoff.succeeded();
                     self.wait(self.clock.real(LOOK).max(LOOK_MIN));
                 }
                 Err(error) => {
@@ -93,8 +131,7 @@ impl Worker {
                     if self.part.report(State::Down, detail.clone(), self.clock.now()) {
                         warn!(error = detail, "indicators wait for the store");
                     }
-                    self.wait(backoff);
-                    backoff = (backoff * 2).min(BACKOFF_MAX);
+                    self.wait(backoff.failed(fastrand::f64()));
                 }
             }
         }

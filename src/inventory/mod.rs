@@ -18,7 +18,10 @@ use hashbrown::HashMap;
 
 pub use load::{Contents, File, Files, KIND_RESERVED, load, load_contents};
 pub use name::{check_lower_snake, check_name, check_text, check_unlisted};
-pub use profile::{Band, ByteOrder, DataType, MetricDef, Profile, Register, RegisterTable, UnknownMetrics};
+pub use profile::{
+    Band, ByteOrder, DataType, MetricDef, Profile, Register, RegisterTable, TimePolicy, TimeRule, TimeUnit,
+    UnknownMetrics,
+};
 pub use profile_file::{ProfileSet, load_profiles, parse_profile, toml_files};
 
 use crate::model::{DeviceId, MetricId, Timestamp};

@@ -1,5 +1,6 @@
 //! A device profile: what a family of devices measures and how it says so.
 
+use jiff::tz::TimeZone;
 use serde::Deserialize;
 
 use crate::model::MetricKind;
@@ -15,6 +16,8 @@ pub struct Profile {
     pub interval_ms: Option<u32>,
     /// What happens to a metric that the profile does not list.
     pub unknown_metrics: UnknownMetrics,
+    /// What the times mean that its devices send.
+    pub time: TimePolicy,
     /// The metrics; a metric's slot is its index here.
     pub metrics: Vec<MetricDef>,
 }
@@ -28,6 +31,7 @@ impl Profile {
             description: "A device that publishes without being listed".to_owned(),
             interval_ms: None,
             unknown_metrics: UnknownMetrics::Accept,
+            time: TimePolicy::default(),
             metrics: Vec::new(),
         }
     }
@@ -48,6 +52,45 @@ pub enum UnknownMetrics {
     Refuse,
     /// The metric is taken in as a gauge without a unit.
     Accept,
+}
+
+/// What the times mean that a family of devices sends, and how far they are believed.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct TimePolicy {
+    /// How far they are believed.
+    pub rule: TimeRule,
+    /// Unit of times that are numbers.
+    pub unit: TimeUnit,
+    /// Zone of times that are texts without an offset; without it such texts are not understood.
+    pub zone: Option<TimeZone>,
+}
+
+/// How far the times are believed that a device sends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TimeRule {
+    /// As they are; what lies too far ahead is invalid.
+    #[default]
+    Trust,
+    /// As they are; what lies too far ahead is set to its arrival.
+    Clamp,
+    /// Not at all: readings have the time of their arrival.
+    Arrival,
+}
+
+/// Unit of a time that is a number, since 1970-01-01T00:00:00Z.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TimeUnit {
+    /// Seconds.
+    Seconds,
+    /// Milliseconds.
+    #[default]
+    Millis,
+    /// Microseconds.
+    Micros,
+    /// Nanoseconds.
+    Nanos,
+    /// Told by the number's size.
+    Auto,
 }
 
 /// One metric of a profile.

@@ -5,11 +5,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
 use serde::Deserialize;
 
 use super::name::{check_lower_snake, check_name, check_text};
 use super::register_file::{RawRegister, register};
-use super::{Band, MetricDef, Profile, UnknownMetrics};
+use super::{Band, MetricDef, Profile, TimePolicy, TimeRule, TimeUnit, UnknownMetrics};
 use crate::document::{Document, Faults, Number, Table, Text, duration};
 use crate::model::MetricKind;
 use crate::problem::Problem;
@@ -24,7 +25,16 @@ struct RawProfile {
     description: Option<Text>,
     interval: Option<Text>,
     unknown_metrics: Option<Text>,
+    time: Option<RawTime>,
     metric: Option<Vec<Option<RawMetric>>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawTime {
+    policy: Option<Text>,
+    unit: Option<Text>,
+    zone: Option<Text>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -128,6 +138,7 @@ pub fn parse_profile(file: &str, text: &str) -> Result<Profile, Vec<Problem>> {
     let mut problems = Vec::new();
     let tables = [
         Table::of::<RawProfile>(""),
+        Table::of::<RawTime>("time"),
         Table::of::<RawMetric>("metric[]"),
         Table::of::<RawValid>("metric[].valid"),
         Table::of::<RawBand>("metric[].band"),
@@ -153,6 +164,7 @@ fn build(raw: RawProfile, found: &mut Faults<'_>) -> Option<Profile> {
         let choices = [("refuse", UnknownMetrics::Refuse), ("accept", UnknownMetrics::Accept)];
         found.choice("unknown_metrics", &text.0, &choices)
     });
+    let time = time_policy(raw.time.unwrap_or_default(), found);
     let mut metrics = Vec::new();
     let mut names = BTreeSet::new();
     let (mut with, mut without) = (Vec::new(), Vec::new());
@@ -183,8 +195,31 @@ fn build(raw: RawProfile, found: &mut Faults<'_>) -> Option<Profile> {
         description: raw.description.map(|text| text.0).unwrap_or_default(),
         interval_ms,
         unknown_metrics: unknown_metrics.unwrap_or_default(),
+        time,
         metrics,
     })
+}
+
+fn time_policy(raw: RawTime, found: &mut Faults<'_>) -> TimePolicy {
+    let rules = [("trust", TimeRule::Trust), ("clamp", TimeRule::Clamp), ("arrival", TimeRule::Arrival)];
+    let rule = raw.policy.and_then(|text| found.choice("time.policy", &text.0, &rules)).unwrap_or_default();
+    let units = [
+        ("s", TimeUnit::Seconds),
+        ("ms", TimeUnit::Millis),
+        ("us", TimeUnit::Micros),
+        ("ns", TimeUnit::Nanos),
+        ("auto", TimeUnit::Auto),
+    ];
+    let unit = raw.unit.as_ref().and_then(|text| found.choice("time.unit", &text.0, &units)).unwrap_or_default();
+    let zone = raw.zone.as_ref().and_then(|name| {
+        let zone = TimeZone::get(&name.0);
+        let wanted = format!("`{}` is no known time zone; give an IANA name such as Asia/Shanghai", name.0);
+        found.ok("time.zone", zone.map_err(|_| wanted))
+    });
+    if rule == TimeRule::Arrival && (raw.unit.is_some() || raw.zone.is_some()) {
+        found.add("time", "under the policy \"arrival\" no time that a device sends is read; drop `unit` and `zone`");
+    }
+    TimePolicy { rule, unit, zone }
 }
 
 /// Reads the time between two readings, in milliseconds.
@@ -330,6 +365,26 @@ mod tests {
             );
         }
         assert_eq!(found.len(), 10, "{found:#?}");
+    }
+
+    #[test]
+    fn the_time_policy_is_read_and_its_faults_are_told() {
+        let metric = "[[metric]]\nname = 'pwr_w'\nunit = 'W'\nkind = 'gauge'";
+        let profile = |time: &str| parse_profile("p.toml", &format!("id = 'x'\n{time}\n{metric}"));
+        assert_eq!(profile("").expect("a good profile").time, TimePolicy::default());
+        let read =
+            profile("time = { policy = 'clamp', unit = 's', zone = 'Asia/Shanghai' }").expect("a good profile").time;
+        assert_eq!((read.rule, read.unit), (TimeRule::Clamp, TimeUnit::Seconds));
+        assert_eq!(read.zone, Some(TimeZone::get("Asia/Shanghai").expect("a zone")));
+        let found =
+            profile("[time]\npolicy = 'clmp'\nunit = 'h'\nzone = 'Asia/Fuzhou'\nskew = 1").expect_err("problems");
+        let keys: Vec<_> = found.iter().map(ToString::to_string).collect();
+        for key in ["time.policy: `clmp`", "time.unit: `h`", "time.zone: `Asia/Fuzhou`", "time.skew: unknown key"] {
+            assert!(keys.iter().any(|line| line.contains(key)), "{key} {keys:#?}");
+        }
+        assert_eq!(keys.len(), 4, "{keys:#?}");
+        let found = profile("time = { policy = 'arrival', unit = 's' }").expect_err("a problem");
+        assert!(found[0].to_string().contains("drop `unit`"), "{found:?}");
     }
 
     #[test]

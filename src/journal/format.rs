@@ -16,6 +16,8 @@ pub(super) const RECORD_BYTES_MIN: u64 = (PREFIX_BYTES + BODY_BYTES_MIN) as u64;
 /// A larger payload is kept as the head of an oversize message.
 pub(super) const PAYLOAD_BYTES_MAX: usize = 16 << 20;
 const BODY_BYTES_MAX: usize = BODY_BYTES_MIN + 2 * u16::MAX as usize + PAYLOAD_BYTES_MAX;
+/// All of a record before its payload, at the longest.
+pub(super) const HEAD_BYTES_MAX: usize = PREFIX_BYTES + BODY_BYTES_MIN + 2 * u16::MAX as usize;
 const OVERSIZE_HEAD_BYTES: usize = 1 << 10;
 const MAGIC: [u8; 8] = *b"SPJOURNL";
 /// Sources are few; what a damaged record calls one must not grow the list for ever.
@@ -103,6 +105,17 @@ pub(super) fn is_intact(record: &[u8], seed: Seed) -> bool {
         Some((prefix, body)) => u32_at(prefix, 8) == Some(seed.checksum(&prefix[..8], body)),
         None => false,
     }
+}
+
+/// Whether the lengths in a record's body, whose first bytes are in `head`, add up to what its prefix says.
+pub(super) fn lengths_add_up(head: &[u8], prefix: Prefix) -> bool {
+    let body_bytes = || {
+        let source_bytes = usize::from(u16_at(head, PREFIX_BYTES + 9)?);
+        let topic_bytes = usize::from(u16_at(head, PREFIX_BYTES + 11 + source_bytes)?);
+        let payload_bytes = usize::try_from(u32_at(head, PREFIX_BYTES + 13 + source_bytes + topic_bytes)?).ok()?;
+        (BODY_BYTES_MIN + source_bytes + topic_bytes).checked_add(payload_bytes)
+    };
+    body_bytes() == Some(prefix.body_bytes)
 }
 
 /// Bytes that `frame` takes in a segment.
@@ -201,6 +214,10 @@ fn name(bytes: &[u8]) -> Option<(&str, &[u8])> {
     let (length, rest) = bytes.split_first_chunk::<2>()?;
     let (name, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes(*length)))?;
     Some((std::str::from_utf8(name).ok()?, rest))
+}
+
+fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
+    bytes.get(offset..)?.first_chunk::<2>().map(|bytes| u16::from_le_bytes(*bytes))
 }
 
 fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {

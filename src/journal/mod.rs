@@ -39,27 +39,57 @@
 //! Opening judges the last segment from front to back, because it tells where numbering goes on; of the others it reads
 //! the header, and their records when a reader comes to them. "Torn" is what a crash leaves of records that were never
 //! acknowledged; "damaged" is what a crash cannot leave. After damage the scan looks for the next intact record by
-//! length, index and checksum, so only what is really gone is lost, and counted exactly.
+//! length, index and checksum, so only what is really gone is lost, and counted exactly. `tests/table.rs` goes through
+//! every row, at every place, and reads this table to compare:
 //!
-//! | what is found | judged | what happens |
-//! | --- | --- | --- |
-//! | last segment: invalid bytes at its end, no intact record after them (also zeroed) | torn | cut at the record boundary; nothing counted as lost |
-//! | last segment: invalid bytes, intact records after them | damaged | renamed; both sides are read, between them `Lost`; goes on after the last intact record |
-//! | other segment: invalid bytes | damaged | the same; intact records up to the next segment's first position are read |
-//! | segment missing, or shorter than the next one's first position | missing | `Lost` up to the next segment's first position |
-//! | last segment: no longer than its header | never used | left in place; goes on at its first position |
-//! | last segment: header and all records unreadable | damaged | renamed; goes on after as many positions as records can fit, all `Lost` (an upper bound) |
-//! | last segment: of a later version | damaged | the same |
-//! | last segment: header unreadable, records intact | damaged | renamed; its records are read |
-//! | other segment: header unreadable, or of a later version | damaged | renamed; intact records are read, the rest up to the next segment is `Lost` |
-//! | last segment: the disk cannot read it to its end | damaged | renamed; goes on after as many positions as records can fit in the rest |
-//! | `passed` beyond the last record (folder deleted, store kept) | | goes on at `passed`; what lies below it is removed |
+//! | what is found | what is read | as the last segment | followed by another |
+//! | --- | --- | --- | --- |
+//! | as it was written | all | sound | sound |
+//! | the end of its last record is missing | what is intact | torn: cut at the record boundary | damaged: renamed when read |
+//! | its end is missing from a record boundary on | what is intact | sound | missing: not renamed |
+//! | a byte changed, intact records after it | what is intact | damaged: renamed, goes on after the last intact record | damaged: renamed when read |
+//! | zeros from a record on | what is intact | torn: cut at the record boundary | damaged: renamed when read |
+//! | zeros behind its last record | all | torn: cut at the record boundary | sound |
+//! | every byte changed | nothing | damaged: renamed, goes on after as many as fit | damaged: renamed when opened |
+//! | header changed, records intact | all | damaged: renamed, goes on after the last intact record | damaged: renamed when opened |
+//! | header and records of a later version | nothing | damaged: renamed, goes on after as many as fit | damaged: renamed when opened |
+//! | bytes of another segment under this name | nothing | damaged: renamed, goes on after as many as fit | damaged: renamed when opened |
+//! | no byte | nothing | unused: left in place, goes on at its first position | damaged: renamed when opened |
+//! | only a header | nothing | unused: left in place, goes on at its first position | missing: not renamed |
+//! | the file is missing | nothing | not known: goes on after the one before | missing: not renamed |
+//! | a damaged file of the same first position beside it | all | sound | sound |
+//! | a damaged file, and only a header under the intact name | all | renamed before: goes on after the last intact record | renamed before |
+//! | a block inside cannot be read | what is intact | damaged: renamed, goes on after the last intact record | damaged: renamed after a minute of failing reads |
+//! | the blocks at its end cannot be read | what is intact | damaged: renamed, goes on after as many as fit | damaged: renamed after a minute of failing reads |
+//! | no byte can be read | nothing | damaged: renamed, goes on after as many as fit | damaged: renamed after a minute of failing reads |
+//! | it cannot be opened | nothing | damaged: renamed, goes on after as many as fit | damaged: renamed after a minute of failing reads |
+//! | its size cannot be had | nothing | damaged: renamed, goes on after as many as fit the largest segment | damaged: renamed after a minute of failing reads |
 //!
-//! Two things cannot be told apart and are judged for the more likely one: acknowledged records at the very end of the
-//! last segment that rot count as torn, and unacknowledged ones that a power cut leaves with a hole before them count
-//! as damaged. A process that is killed between a failed sync and the cut of what it left may count records as lost
-//! later that it never acknowledged. Damaged segments whose records are passed stay for a person to look at, the newest
-//! four.
+//! What is not read is `Lost`, up to where the next segment starts or numbering goes on. Where nothing tells how many
+//! records a stretch held, that is an upper bound. Other files, folders and names are left alone.
+//!
+//! Where `passed` lies beyond the last record (the folder was deleted and the store kept), numbering goes on at `passed`.
+//! Segments that end below it go; of damaged ones the newest four stay for a person to look at.
+//!
+//! # Disks that cannot read
+//!
+//! A failing read is tried again, ten times and for a minute at the least, and loses nothing if it works by then. After
+//! that the reader goes around: smaller reads find the blocks that fail, the segment is renamed, the records on those
+//! blocks are lost. What a person can put right without loss (rights, open files) is waited for.
+//!
+//! # Age
+//!
+//! A segment is closed when its first record is [`Options::age_max`] old, though it is small and the daemon idle, so
+//! that raw messages go soon after the store has passed them. Records that it has not passed are never dropped for their
+//! age; when they are twice as old the part is degraded and says since when. Files renamed for damage are the exception:
+//! the newest four stay until a person removes them.
+//!
+//! # What cannot be told
+//!
+//! Acknowledged records at the very end of the last segment that rot count as torn, and unacknowledged ones that a power
+//! cut leaves with a hole before them count as damaged: each is judged for the more likely. A last segment whose file is
+//! gone leaves no trace. A process that is killed between a failed sync and the cut of what it left may count records as
+//! lost later that it never acknowledged.
 
 use std::io;
 use std::path::PathBuf;
@@ -73,6 +103,10 @@ use crate::model::{Frame, JournalPosition};
 
 mod cursor;
 mod format;
+mod inspect;
+mod judge;
+mod patience;
+mod read_ahead;
 mod reader;
 mod recovery;
 mod segment;
@@ -80,13 +114,17 @@ mod shared;
 mod storage;
 mod writer;
 
+pub use inspect::{Scope, SegmentReport, Sight, bytes_of, inspect};
+pub use judge::Verdict;
 pub use reader::Reader;
 use shared::{Counters, Shared};
 pub use storage::{AppendFile, Folder, ReadFile, Storage};
 use writer::Writer;
 
 #[cfg(test)]
-mod simulated_disk;
+pub(crate) mod simulated_disk;
+#[cfg(test)]
+pub(crate) mod stepped;
 #[cfg(test)]
 mod tests;
 
@@ -101,6 +139,8 @@ pub struct Options {
     pub segment_bytes: u64,
     /// How long a group of records may gather before it is synced.
     pub commit_interval: Duration,
+    /// Age at which a segment is closed, so that its records can go as soon as the store has passed them.
+    pub age_max: Duration,
 }
 
 /// What keeps the journal from working.

@@ -10,6 +10,7 @@ use tracing::error;
 
 use super::cursor::{Bounds, Cursor};
 use super::format::{Sources, decode};
+use super::patience::Patience;
 use super::segment::Segment;
 use super::shared::{Shared, Stretch};
 use super::{Entry, Error};
@@ -22,6 +23,7 @@ pub struct Reader {
     position: u64,
     open: Option<Open>,
     sources: Sources,
+    pub(super) patience: Patience,
 }
 
 #[derive(Debug)]
@@ -38,7 +40,7 @@ struct Budget {
 
 impl Reader {
     pub(super) fn new(shared: Arc<Shared>, from: JournalPosition) -> Self {
-        Self { shared, position: from.0, open: None, sources: Sources::default() }
+        Self { shared, position: from.0, open: None, sources: Sources::default(), patience: Patience::default() }
     }
 
     /// Position of the next record.
@@ -50,7 +52,8 @@ impl Reader {
     /// are no more. Returns how many entries; 0 means that there is nothing to read yet.
     ///
     /// # Errors
-    /// When the disk cannot be read. What was read until then is in `out`, and the next call goes on after it.
+    /// When the disk cannot be read. What was read until then is in `out`, and the next call goes on after it. Where this
+    /// lasts, ten calls and a minute, it reads around what fails instead, and what is gone is lost.
     pub fn read(&mut self, bytes_max: usize, out: &mut Vec<Entry>) -> Result<usize, Error> {
         let mut budget = Budget { bytes: bytes_max.max(1), entries: 0 };
         while budget.bytes > 0 {
@@ -60,10 +63,16 @@ impl Reader {
                     error!(from = self.position, until, "records of the journal are missing");
                     self.lose(until, out, &mut budget);
                 }
-                Stretch::Segment { segment, until } => {
-                    self.read_segment(&segment, until, out, &mut budget)
-                        .map_err(|source| Error::Read { segment: segment.name, source })?;
-                }
+                Stretch::Segment { segment, until } => match self.read_segment(&segment, until, out, &mut budget) {
+                    Ok(()) => self.patience.succeeded(),
+                    Err(source) if self.patience.bears(&source, self.shared.now()) => {
+                        return Err(Error::Read { segment: segment.name, source });
+                    }
+                    Err(source) => {
+                        error!(segment = segment.name, cause = %source, "segment still cannot be read, reading around it");
+                        self.give_up(&segment, until, out, &mut budget);
+                    }
+                },
             }
         }
         Ok(budget.entries)
@@ -82,6 +91,7 @@ impl Reader {
         budget: &mut Budget,
     ) -> io::Result<()> {
         let first = segment.first;
+        let bytes = if segment.bytes_known { segment.bytes } else { self.shared.storage.len(&segment.name)? };
         let mut open = match self.open.take().filter(|open| open.first == first) {
             Some(open) => open,
             None => match self.shared.storage.open(&segment.name) {
@@ -93,7 +103,7 @@ impl Reader {
                 Err(error) => return Err(error),
             },
         };
-        let bounds = Bounds { records: until - first, bytes: segment.bytes };
+        let bounds = Bounds { records: until - first, bytes };
         let read = self.read_open(&mut open, bounds, out, budget);
         self.open = Some(open);
         read
@@ -138,6 +148,16 @@ impl Reader {
             budget.bytes = budget.bytes.saturating_sub(bytes);
         }
         Ok(())
+    }
+
+    /// Reads on around what cannot be read in this segment; all of it is lost where it cannot even be opened.
+    fn give_up(&mut self, segment: &Segment, until: u64, out: &mut Vec<Entry>, budget: &mut Budget) {
+        self.patience.succeeded();
+        self.shared.quarantine(segment.first);
+        match &mut self.open {
+            Some(open) if open.first == segment.first => open.cursor.read_around(),
+            _ => self.lose(until, out, budget),
+        }
     }
 
     /// The segment's file is gone, unless it only has another name by now.

@@ -1,14 +1,15 @@
 //! Finds out, when the journal opens, which records it has. See the decision table on the module's page.
 //!
-//! Owns that table. Never deletes a record that the store has not passed, never fails for what a file holds.
+//! Acts by that table. Never deletes a record that the store has not passed, never fails for what a file holds.
 
 use std::collections::VecDeque;
 use std::io;
+use std::ops::ControlFlow;
 
 use tracing::{error, info, warn};
 
-use super::cursor::{Bounds, Cursor};
-use super::format::{HEADER_BYTES, Header, RECORD_BYTES_MIN, read_header};
+use super::format::HEADER_BYTES;
+use super::judge::{Verdict, beginning, judge_last, survey};
 use super::segment::{Segment, damaged_name};
 use super::shared::Counters;
 use super::storage::Storage;
@@ -26,45 +27,40 @@ pub(super) struct Recovered {
     pub(super) passed: u64,
 }
 
-/// What the last segment turned out to hold.
-struct Last {
-    /// Position after its last record.
-    end: u64,
-    damaged: bool,
-    /// Where its torn tail starts.
-    torn_at: Option<u64>,
-}
-
 /// Reads the folder.
 ///
 /// # Errors
 /// Only when the folder cannot be listed.
 pub(super) fn recover(storage: &dyn Storage, passed: u64, counters: &Counters) -> io::Result<Recovered> {
-    let mut segments = list(storage)?;
+    let Listed { mut segments, twins } = list(storage)?.apart();
     let mut end = 0;
-    if let Some(last) = segments.back_mut() {
-        end = recover_last(storage, last, counters);
+    let mut last = None;
+    if let Some(segment) = segments.back_mut() {
+        end = recover_last(storage, segment, counters);
+        last = Some(segment.first);
     }
     if passed > end {
-        if !segments.is_empty() {
+        if last.is_some() {
             warn!(end, passed, "the store has passed more records than the journal holds, going on where it stands");
         }
         end = passed;
     }
     let untils: Vec<u64> = segments.iter().skip(1).map(|next| next.first).chain([end]).collect();
     let mut kept = VecDeque::new();
-    let mut gone = Vec::new();
+    let mut gone: Vec<Segment> = twins.into_iter().filter(|twin| !twin.damaged).collect();
     for (segment, until) in segments.into_iter().zip(untils) {
         if until <= passed {
             gone.push(segment);
         } else if segment.first < until {
             kept.push_back(segment);
         }
-        // What is left out holds no record: a segment that was created and not used, or one that another took the
-        // place of. It stays, as it still tells where the end was.
+        // What is left out holds no record: a segment that was created and not used. It stays, as it still tells where
+        // the end was.
     }
-    for segment in kept.iter_mut().rev().skip(1) {
-        if !segment.damaged && has_foreign_header(storage, segment) {
+    for segment in &mut kept {
+        let beginning = beginning(storage, segment);
+        segment.begun = beginning.begun;
+        if beginning.is_foreign && !segment.damaged && Some(segment.first) != last {
             error!(segment = segment.name, "segment has no readable header");
             quarantine(storage, segment, counters);
         }
@@ -73,86 +69,77 @@ pub(super) fn recover(storage: &dyn Storage, passed: u64, counters: &Counters) -
     Ok(Recovered { segments: kept, end, passed })
 }
 
-/// Segments in order of their first positions; of two with the same one the damaged comes first, as it was there first.
-fn list(storage: &dyn Storage) -> io::Result<VecDeque<Segment>> {
+/// Segments of the folder, in order of their first positions.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) segments: VecDeque<Segment>,
+    /// Of two with the same first position the one that is not taken for it.
+    pub(super) twins: Vec<Segment>,
+}
+
+/// All segments in order of their first positions; of two with the same one the damaged comes first.
+pub(super) fn list(storage: &dyn Storage) -> io::Result<Listed> {
     let mut segments: Vec<Segment> = storage.list()?.into_iter().filter_map(Segment::named).collect();
-    for segment in &mut segments {
-        segment.bytes = storage.len(&segment.name).unwrap_or(0);
-    }
+    segments.retain_mut(|segment| match storage.len(&segment.name) {
+        Ok(bytes) => {
+            (segment.bytes, segment.bytes_known) = (bytes, true);
+            true
+        }
+        Err(cause) if cause.kind() == io::ErrorKind::NotFound => false,
+        Err(cause) => {
+            error!(segment = segment.name, %cause, "segment whose size cannot be had");
+            true
+        }
+    });
     segments.sort_by_key(|segment| (segment.first, !segment.damaged));
-    Ok(segments.into())
+    Ok(Listed { segments: segments.into(), twins: Vec::new() })
+}
+
+impl Listed {
+    /// Sets twins apart: the intact name stands for a position, unless nothing is in it.
+    pub(super) fn apart(self) -> Self {
+        let (mut segments, mut twins): (VecDeque<Segment>, _) = (VecDeque::new(), self.twins);
+        for segment in self.segments {
+            match segments.back_mut() {
+                Some(damaged) if damaged.first == segment.first => {
+                    let is_empty = segment.bytes_known && segment.bytes <= HEADER_BYTES;
+                    let twin = if is_empty { segment } else { std::mem::replace(damaged, segment) };
+                    warn!(segment = twin.name, "left alone: another file has the same first position");
+                    twins.push(twin);
+                }
+                _ => segments.push_back(segment),
+            }
+        }
+        Self { segments, twins }
+    }
 }
 
 /// Judges the last segment, cuts its torn tail or quarantines it, and gives the position after its last record.
 fn recover_last(storage: &dyn Storage, segment: &mut Segment, counters: &Counters) -> u64 {
-    if segment.bytes <= HEADER_BYTES {
-        return segment.first;
-    }
-    let last = judge_last(storage, segment);
-    if last.damaged {
-        let records_max = last.end - segment.first;
-        error!(segment = segment.name, records_max, "last segment damaged");
-        if !segment.damaged {
-            quarantine(storage, segment, counters);
+    let file = if segment.bytes_known { storage.open(&segment.name).ok() } else { None };
+    let survey = file.map(|file| survey(file, segment, u64::MAX, &mut |_| ControlFlow::Continue(())));
+    let (verdict, end) = judge_last(segment, survey.as_ref());
+    let bytes = match verdict {
+        Verdict::Unused => return end,
+        Verdict::Torn { at } => {
+            info!(segment = segment.name, bytes = segment.bytes - at, end, "torn tail cut");
+            at
         }
-        return last.end;
-    }
-    let bytes = last.torn_at.unwrap_or(segment.bytes);
-    if last.torn_at.is_some() {
-        info!(segment = segment.name, bytes = segment.bytes - bytes, end = last.end, "torn tail cut");
-    }
+        Verdict::Sound => segment.bytes,
+        Verdict::Damaged { .. } | Verdict::Later { .. } | Verdict::Short => {
+            error!(segment = segment.name, ?verdict, records_max = end - segment.first, "last segment damaged");
+            if !segment.damaged {
+                quarantine(storage, segment, counters);
+            }
+            return end;
+        }
+    };
     // Syncs too: what a killed process wrote but did not sync is durable before anybody reads it.
-    match storage.truncate(&segment.name, bytes) {
-        Ok(()) => {}
-        Err(cause) => warn!(segment = segment.name, %cause, "torn tail left in place; the next segment hides it"),
+    if let Err(cause) = storage.truncate(&segment.name, bytes) {
+        warn!(segment = segment.name, %cause, "torn tail left in place; the next segment hides it");
     }
     segment.bytes = bytes;
-    last.end
-}
-
-fn judge_last(storage: &dyn Storage, segment: &Segment) -> Last {
-    // Nothing tells how many records an unreadable stretch held, so positions go on after as many as fit: none that may
-    // have been acknowledged is given away twice.
-    let after_unreadable = |index: u64, offset: u64| {
-        let records_max = segment.bytes.saturating_sub(offset).div_ceil(RECORD_BYTES_MIN);
-        Last { end: segment.first.saturating_add(index + records_max), damaged: true, torn_at: None }
-    };
-    let bounds = Bounds { records: u64::MAX, bytes: segment.bytes };
-    let Ok(file) = storage.open(&segment.name) else { return after_unreadable(0, HEADER_BYTES) };
-    let mut cursor = Cursor::new(file, segment.first);
-    let header = cursor.head(header_bytes()).map(|bytes| read_header(bytes, segment.first));
-    let mut damaged = segment.damaged || !matches!(header, Ok(Header::Valid));
-    if let Ok(Header::Future(version)) = header {
-        error!(segment = segment.name, version, "segment written by a later version of the program");
-        return after_unreadable(0, HEADER_BYTES);
-    }
-    loop {
-        match cursor.next(bounds) {
-            Ok(Some(found)) => damaged |= found.damaged,
-            Ok(None) => break,
-            Err(cause) => {
-                error!(segment = segment.name, %cause, "segment cannot be read to its end");
-                return after_unreadable(cursor.index(), cursor.offset());
-            }
-        }
-    }
-    if damaged && cursor.index() == 0 {
-        return after_unreadable(0, HEADER_BYTES);
-    }
-    let torn_at = (cursor.offset() < segment.bytes).then(|| cursor.offset());
-    Last { end: segment.first.saturating_add(cursor.index()), damaged, torn_at }
-}
-
-fn has_foreign_header(storage: &dyn Storage, segment: &Segment) -> bool {
-    let head = storage.open(&segment.name).and_then(|file| {
-        let mut cursor = Cursor::new(file, segment.first);
-        cursor.head(header_bytes()).map(|bytes| read_header(bytes, segment.first))
-    });
-    matches!(head, Ok(Header::Unreadable | Header::Future(_)))
-}
-
-fn header_bytes() -> usize {
-    usize::try_from(HEADER_BYTES).unwrap_or(usize::MAX)
+    end
 }
 
 /// Renames a damaged segment. What is intact in it is still read.
@@ -160,6 +147,10 @@ pub(super) fn quarantine(storage: &dyn Storage, segment: &mut Segment, counters:
     counters.damaged_segments.add(1);
     segment.damaged = true;
     let name = damaged_name(segment.first);
+    if storage.len(&name).is_ok() {
+        warn!(segment = segment.name, "damaged segment keeps its name: another one has the name it should get");
+        return;
+    }
     match storage.rename(&segment.name, &name) {
         Ok(()) => segment.name = name,
         Err(cause) => warn!(segment = segment.name, %cause, "damaged segment keeps its name"),
@@ -174,8 +165,8 @@ pub(super) fn remove(storage: &dyn Storage, gone: &[Segment]) {
         }
     }
     let Some(passed) = gone.iter().filter(|segment| segment.damaged).map(|segment| segment.first).max() else { return };
-    let Ok(segments) = list(storage) else { return };
-    let kept = segments.into_iter().filter(|segment| segment.damaged && segment.first <= passed);
+    let Ok(listed) = list(storage) else { return };
+    let kept = listed.segments.into_iter().filter(|segment| segment.damaged && segment.first <= passed);
     for segment in kept.rev().skip(DAMAGED_SEGMENTS_KEPT) {
         if let Err(cause) = storage.remove(&segment.name) {
             warn!(segment = segment.name, %cause, "damaged segment cannot be removed");

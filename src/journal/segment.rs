@@ -1,5 +1,7 @@
 //! Names of segments, and what the catalogue knows of one.
 
+use crate::model::Timestamp;
+
 const SUFFIX: &str = ".journal";
 const DAMAGED_SUFFIX: &str = ".damaged";
 const DIGITS: usize = 20;
@@ -12,8 +14,12 @@ pub(super) struct Segment {
     /// Position of its first record.
     pub(super) first: u64,
     pub(super) name: String,
-    /// Bytes of it that are durable.
+    /// Bytes of it that are durable; 0 while they are not known.
     pub(super) bytes: u64,
+    /// Whether the disk could say how many.
+    pub(super) bytes_known: bool,
+    /// When its first record came, where that is known.
+    pub(super) begun: Option<Timestamp>,
     /// Whether it was renamed because of damage.
     pub(super) damaged: bool,
 }
@@ -30,7 +36,7 @@ impl Segment {
             return None;
         }
         let first = digits.parse().ok().filter(|first| *first <= FIRST_MAX)?;
-        Some(Self { first, name, bytes: 0, damaged })
+        Some(Self { first, name, bytes: 0, bytes_known: false, begun: None, damaged })
     }
 }
 

@@ -16,11 +16,13 @@ use super::storage::Storage;
 use super::{Options, Receipt, Refused, RefusedCause, format};
 use crate::clock::Clock;
 use crate::health::{Counter, Part, State as PartState};
-use crate::model::Frame;
+use crate::model::{Frame, Timestamp};
 
 /// Bounds of what is queued and not yet durable. One batch is taken whatever its size when nothing is queued.
 const QUEUED_BYTES_MAX: u64 = 32 << 20;
 const QUEUED_FRAMES_MAX: usize = 1 << 18;
+/// How often an idle journal looks at the age of what it holds.
+const LOOK_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Frames that are appended together, and what to run when they are on disk.
 pub(super) struct Batch {
@@ -42,6 +44,7 @@ pub(super) struct Counters {
     pub(super) lost_records: Counter,
     refused_full: Counter,
     refused_busy: Counter,
+    oldest_record_age_s: Counter,
 }
 
 impl Counters {
@@ -57,6 +60,7 @@ impl Counters {
             lost_records: part.counter("lost_records"),
             refused_full: part.counter("refused_full"),
             refused_busy: part.counter("refused_busy"),
+            oldest_record_age_s: part.counter("oldest_record_age_s"),
         }
     }
 }
@@ -81,6 +85,10 @@ struct State {
     retire: bool,
     /// An append was refused for `bytes_max` and nothing has been released since.
     full: bool,
+    /// Since when there are records that the store should have passed long ago.
+    behind_since: Option<Timestamp>,
+    /// When the store last passed records.
+    passed_at: Option<Timestamp>,
     /// Why the last commit failed.
     failure: Option<Failure>,
     /// Space may have come back: try again now.
@@ -151,6 +159,8 @@ impl Shared {
             active: false,
             retire: false,
             full: false,
+            behind_since: None,
+            passed_at: None,
             failure: None,
             retry: false,
             closed: false,
@@ -159,6 +169,7 @@ impl Shared {
         let (state, work, published) = (Mutex::new(state), Condvar::new(), Condvar::new());
         let shared = Self { storage, options, counters, part, clock, state, work, published };
         shared.report(&shared.state());
+        shared.look();
         shared
     }
 
@@ -169,6 +180,10 @@ impl Shared {
     /// Position after the last durable record.
     pub(super) fn end(&self) -> u64 {
         self.state().end
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        self.clock.now()
     }
 
     // Inlets.
@@ -246,11 +261,17 @@ impl Shared {
         group.len() > held
     }
 
-    /// Waits until something is queued or a segment is to be retired. Returns false when the journal is closed and
-    /// nothing is left.
+    /// Waits until something is queued, a segment is to be retired, or it is time to look at ages. Returns false when
+    /// the journal is closed and nothing is left.
     pub(super) fn await_work(&self) -> bool {
         let idle = |state: &mut State| state.queue.is_empty() && !state.closed && !state.retire;
-        let state = self.work.wait_while(self.state(), idle).unwrap_or_else(PoisonError::into_inner);
+        let state = self.state();
+        let state = if state.segments.is_empty() {
+            self.work.wait_while(state, idle).unwrap_or_else(PoisonError::into_inner)
+        } else {
+            let timeout = self.clock.real(LOOK_INTERVAL);
+            self.work.wait_timeout_while(state, timeout, idle).unwrap_or_else(PoisonError::into_inner).0
+        };
         !(state.queue.is_empty() && state.closed)
     }
 
@@ -307,6 +328,7 @@ impl Shared {
             info!(failure = failure.detail, "journal writes again");
         }
         self.gauge(&state);
+        self.look_at_age(&mut state);
         drop(state);
         self.counters.records.add(records);
         self.counters.bytes_written.add(bytes);
@@ -367,7 +389,9 @@ impl Shared {
     pub(super) fn release(&self, passed: u64) {
         let mut gone = Vec::new();
         let mut state = self.state();
-        state.passed = state.passed.max(passed);
+        if passed > state.passed {
+            (state.passed, state.passed_at) = (passed, Some(self.now()));
+        }
         loop {
             let until = state.segments.get(1).map_or(state.end, |next| next.first);
             let is_active = state.active && state.segments.len() == 1;
@@ -389,9 +413,40 @@ impl Shared {
             state.retry = true;
         }
         self.gauge(&state);
+        self.look_at_age(&mut state);
         drop(state);
         recovery::remove(self.storage.as_ref(), &gone);
         self.work.notify_one();
+    }
+
+    // Ages.
+
+    /// Whether a segment that was begun then is to be closed.
+    pub(super) fn is_aged(&self, begun: Timestamp) -> bool {
+        age(begun, self.now()) >= self.options.age_max
+    }
+
+    /// Sees how old the oldest record is by now.
+    pub(super) fn look(&self) {
+        self.look_at_age(&mut self.state());
+    }
+
+    fn look_at_age(&self, state: &mut State) {
+        let now = self.now();
+        let begun = state.segments.iter().find_map(|segment| segment.begun);
+        self.counters.oldest_record_age_s.set(begun.map_or(0, |begun| age(begun, now).as_secs()));
+        // Twice the age: once to close the segment, and time to pass it.
+        let is_closed = !(state.active && state.segments.len() == 1);
+        let old = begun.filter(|begun| is_closed && age(*begun, now) >= self.options.age_max * 2);
+        let before = std::mem::replace(&mut state.behind_since, old);
+        if before.is_some() || old.is_some() {
+            self.report(state);
+        }
+        match (before, old) {
+            (None, Some(since)) => warn!(%since, "the store has not passed records that are old by now"),
+            (Some(_), None) => info!("the store has passed the old records"),
+            _ => {}
+        }
     }
 
     fn gauge(&self, state: &State) {
@@ -407,9 +462,24 @@ impl Shared {
                     format!("full: at bytes_max ({} bytes); the store has to pass records", self.options.bytes_max);
                 (PartState::Degraded, detail)
             }
-            None => (PartState::Up, String::new()),
+            None => match (state.behind_since, state.passed_at) {
+                (None, _) => (PartState::Up, String::new()),
+                (Some(begun), None) => (
+                    PartState::Degraded,
+                    format!("the store has not passed records from {begun} on; it passed none so far"),
+                ),
+                (Some(begun), Some(passed_at)) => {
+                    let detail =
+                        format!("the store has not passed records from {begun} on; it last passed some at {passed_at}");
+                    (PartState::Degraded, detail)
+                }
+            },
         };
         self.part.report(condition, detail, self.clock.now());
         self.gauge(state);
     }
+}
+
+fn age(begun: Timestamp, now: Timestamp) -> Duration {
+    Duration::from_millis(u64::try_from(now.millis_since(begun)).unwrap_or(0))
 }

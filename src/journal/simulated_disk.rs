@@ -34,7 +34,7 @@ struct State {
 
 /// What fails next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     Append,
     Sync,
     SyncFolder,
@@ -43,10 +43,10 @@ pub(super) enum Failure {
 
 /// The disk; clones are the same disk.
 #[derive(Clone, Debug, Default)]
-pub(super) struct SimulatedDisk(Arc<Mutex<State>>);
+pub(crate) struct SimulatedDisk(Arc<Mutex<State>>);
 
 impl SimulatedDisk {
-    pub(super) fn seeded(seed: u64) -> Self {
+    pub(crate) fn seeded(seed: u64) -> Self {
         let disk = Self::default();
         disk.state().rng = fastrand::Rng::with_seed(seed);
         disk
@@ -57,26 +57,31 @@ impl SimulatedDisk {
     }
 
     /// The next operation of this kind fails.
-    pub(super) fn fail_next(&self, failure: Failure) {
+    pub(crate) fn fail_next(&self, failure: Failure) {
         self.state().failures.push(failure);
     }
 
     /// All reads fail, or none.
-    pub(super) fn set_unreadable(&self, unreadable: bool) {
+    pub(crate) fn set_unreadable(&self, unreadable: bool) {
         self.state().unreadable = unreadable;
     }
 
+    /// Whether all reads fail.
+    pub(crate) fn is_unreadable(&self) -> bool {
+        self.state().unreadable
+    }
+
     /// The disk takes this many bytes and no more.
-    pub(super) fn set_bytes_max(&self, bytes_max: Option<usize>) {
+    pub(crate) fn set_bytes_max(&self, bytes_max: Option<usize>) {
         self.state().bytes_max = bytes_max;
     }
 
-    pub(super) fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.state().bytes()
     }
 
     /// The power goes.
-    pub(super) fn crash(&self) {
+    pub(crate) fn crash(&self) {
         let mut state = self.state();
         let names: Vec<String> = state.current.keys().chain(state.durable.keys()).cloned().collect();
         let mut after = BTreeMap::new();
@@ -86,6 +91,7 @@ impl SimulatedDisk {
                 after.insert(name, Arc::clone(file));
             }
         }
+        state.undo_half_renames(&mut after);
         for file in after.values() {
             let mut inode = file.lock().unwrap();
             let extra = inode.current.len().saturating_sub(inode.durable.len());
@@ -104,13 +110,42 @@ impl SimulatedDisk {
         state.failures.clear();
     }
 
+    /// Everything works from now on.
+    pub(crate) fn calm(&self) {
+        let mut state = self.state();
+        state.failures.clear();
+        (state.bytes_max, state.unreadable) = (None, false);
+    }
+
+    /// Flips a bit of some file but the last one, on the platter and in memory. Returns whether there was one.
+    pub(crate) fn flip_bit(&self) -> bool {
+        let mut state = self.state();
+        let names = state.current.keys().count().saturating_sub(1);
+        if names == 0 {
+            return false;
+        }
+        let index = state.rng.usize(..names);
+        let file = state.current.values().nth(index).cloned();
+        let Some(file) = file else { return false };
+        let mut inode = file.lock().unwrap();
+        if inode.durable.is_empty() {
+            return false;
+        }
+        let (at, bit) = (state.rng.usize(..inode.durable.len()), 1 << state.rng.u8(..8));
+        inode.durable[at] ^= bit;
+        if let Some(byte) = inode.current.get_mut(at) {
+            *byte ^= bit;
+        }
+        true
+    }
+
     /// The bytes of `name` now.
-    pub(super) fn contents(&self, name: &str) -> Vec<u8> {
+    pub(crate) fn contents(&self, name: &str) -> Vec<u8> {
         self.state().current[name].lock().unwrap().current.clone()
     }
 
     /// Makes `name` hold `bytes`, durably.
-    pub(super) fn put(&self, name: &str, bytes: Vec<u8>) {
+    pub(crate) fn put(&self, name: &str, bytes: Vec<u8>) {
         let inode = Inode { current: bytes.clone(), durable: bytes, poisoned: false };
         let file = Arc::new(Mutex::new(inode));
         let mut state = self.state();
@@ -119,13 +154,13 @@ impl SimulatedDisk {
     }
 
     /// Removes `name`, durably.
-    pub(super) fn delete(&self, name: &str) {
+    pub(crate) fn delete(&self, name: &str) {
         let mut state = self.state();
         state.current.remove(name);
         state.durable.remove(name);
     }
 
-    pub(super) fn names(&self) -> Vec<String> {
+    pub(crate) fn names(&self) -> Vec<String> {
         self.state().current.keys().cloned().collect()
     }
 
@@ -137,6 +172,23 @@ impl SimulatedDisk {
 impl State {
     fn bytes(&self) -> usize {
         self.current.values().map(|file| file.lock().unwrap().current.len()).sum()
+    }
+
+    /// A rename is done or not done: a file that has two names by now has one after a crash, never both or none.
+    fn undo_half_renames(&mut self, after: &mut BTreeMap<String, FileRef>) {
+        let is = |file: &FileRef| {
+            let file = Arc::clone(file);
+            move |(_, other): &(&String, &FileRef)| Arc::ptr_eq(&file, other)
+        };
+        let moved = self.durable.iter().filter_map(|(from, file)| {
+            let (to, _) = self.current.iter().find(is(file))?;
+            (to != from).then(|| (from.clone(), to.clone(), Arc::clone(file)))
+        });
+        for (from, to, file) in moved.collect::<Vec<_>>() {
+            let done = self.rng.bool();
+            after.retain(|_, other| !Arc::ptr_eq(&file, other));
+            after.insert(if done { to } else { from }, file);
+        }
     }
 
     fn fails(&mut self, failure: Failure) -> bool {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 /// A folder of files that are written once, from front to back.
 pub trait Storage: Send + Sync + Debug {
-    /// Names of the files in the folder, in any order.
+    /// Names of the files in the folder, in any order; not of folders in it.
     ///
     /// # Errors
     /// When the folder cannot be read.
@@ -105,13 +105,22 @@ impl Folder {
         }
         Ok(Self { path })
     }
+
+    /// The folder at `path`, which is only looked at.
+    pub fn existing(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into() }
+    }
 }
 
 impl Storage for Folder {
     fn list(&self) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.path)? {
-            if let Ok(name) = entry?.file_name().into_string() {
+            let entry = entry?;
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                continue;
+            }
+            if let Ok(name) = entry.file_name().into_string() {
                 names.push(name);
             }
         }

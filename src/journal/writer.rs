@@ -9,15 +9,17 @@ use std::time::{Duration, Instant};
 use tracing::error;
 
 use super::format::{HEADER_BYTES, Seed, encode, header};
-use super::segment::{Segment, name};
+use super::segment::{Segment, damaged_name, name};
 use super::shared::{Batch, Shared};
 use super::storage::AppendFile;
+use crate::backoff::Backoff;
+use crate::model::Timestamp;
 
 /// A group that is longer is closed.
 const GROUP_BYTES_MAX: u64 = 8 << 20;
 /// Indices take 32 bits; far below that a segment is closed.
 const SEGMENT_RECORDS_MAX: u64 = 1 << 30;
-const BACKOFF_MIN: Duration = Duration::from_millis(50);
+/// Longest wait before a commit that failed is tried again.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// What one round of the commit thread did.
@@ -48,6 +50,7 @@ struct Active {
     first: u64,
     seed: Seed,
     bytes: u64,
+    begun: Timestamp,
 }
 
 impl std::fmt::Debug for Batch {
@@ -65,16 +68,18 @@ impl Writer {
 
     /// Commits group after group until the journal is closed and nothing is left.
     pub(super) fn run(mut self) {
-        let mut backoff = BACKOFF_MIN;
+        let mut backoff = Backoff::new(BACKOFF_MAX);
         let mut may_retry = true;
         loop {
             match self.round() {
-                Round::Committed => (backoff, may_retry) = (BACKOFF_MIN, true),
+                Round::Committed => {
+                    backoff.succeeded();
+                    may_retry = true;
+                }
                 Round::Idle if self.shared.await_work() => {}
                 Round::Idle => return,
                 Round::Failed if may_retry => {
-                    may_retry = self.shared.await_retry(backoff);
-                    backoff = BACKOFF_MAX.min(backoff * 2);
+                    may_retry = self.shared.await_retry(backoff.failed(fastrand::f64()));
                 }
                 Round::Failed => return self.give_up(),
             }
@@ -83,12 +88,13 @@ impl Writer {
 
     /// Commits one group, or tries the one again that failed.
     pub(super) fn round(&mut self) -> Round {
-        if self.shared.take_retire() {
+        if self.shared.take_retire() || self.active.as_ref().is_some_and(|active| self.shared.is_aged(active.begun)) {
             self.close_segment();
             self.shared.release(0);
         }
         let started = Instant::now();
         if self.group.is_empty() && !self.shared.take(GROUP_BYTES_MAX, &mut self.group) {
+            self.shared.look();
             return Round::Idle;
         }
         match self.write_group(started) {
@@ -162,7 +168,8 @@ impl Writer {
         let created = match storage.create(&name) {
             // Of an earlier try or an earlier run: it holds no record that was ever durable, or the end lay beyond it.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-                storage.remove(&name)?;
+                // What is no file at all only has to get out of the way.
+                storage.remove(&name).or_else(|_| storage.rename(&name, &damaged_name(first)))?;
                 storage.create(&name)
             }
             created => created,
@@ -171,8 +178,10 @@ impl Writer {
         file.append(&header(first))?;
         file.sync()?;
         storage.sync_folder()?;
-        self.shared.activate(Segment { first, name, bytes: HEADER_BYTES, damaged: false });
-        Ok(Active { file, first, seed: Seed::of(first), bytes: HEADER_BYTES })
+        let begun = self.shared.now();
+        let bytes = HEADER_BYTES;
+        self.shared.activate(Segment { first, name, bytes, bytes_known: true, begun: Some(begun), damaged: false });
+        Ok(Active { file, first, seed: Seed::of(first), bytes, begun })
     }
 
     /// Closes the active segment and gives what is known of it.

@@ -6,11 +6,19 @@
 //! - Rows, ledger and position reach the store in one transaction; the journal is released only after it.
 //! - A flush that fails keeps everything in memory and is tried again; at the bound of open windows nothing more is read.
 
+mod arrival;
 mod registry;
+mod rejections;
 mod roller;
 
 #[cfg(test)]
+mod late_tests;
+#[cfg(test)]
+pub(crate) mod stepped;
+#[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod time_tests;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,12 +27,12 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, StepWatch};
 use crate::health::{Counter, Part, State};
 use crate::inventory::SharedInventory;
 use crate::journal::{Entry, Journal, Reader};
 use crate::ledger::Ledger;
-use crate::model::JournalPosition;
+use crate::model::{JournalPosition, Timestamp};
 use crate::problem::with_causes;
 use crate::store::{Flush, Writer};
 
@@ -120,6 +128,12 @@ impl Pipeline {
     /// # Errors
     /// Where the store cannot be read, or the thread not be started.
     pub fn start(self) -> Result<JoinHandle<()>, StartError> {
+        let driver = self.driver()?;
+        let thread = std::thread::Builder::new().name("pipeline".to_owned());
+        Ok(thread.spawn(move || driver.run())?)
+    }
+
+    fn driver(self) -> Result<Driver, StartError> {
         let position = self.writer.position()?;
         let mut ledger = self.writer.ledger()?;
         (ledger.received, ledger.pending) = (position.0, 0);
@@ -127,17 +141,17 @@ impl Pipeline {
         let roller = Roller::new(self.options, self.inventory.clone(), ledger, position, &self.writer)?;
         let counters = Counters::of(&self.part);
         counters.stored_messages.set(position.0);
-        let driver = Driver {
+        Ok(Driver {
             reader: self.journal.reader(position),
             caught_up_at: self.journal.end(),
             flushed: Instant::now(),
+            watch: StepWatch::new(self.clock.now(), Instant::now()),
+            stepped: None,
             reads_until: None,
             counters,
             roller,
             pipeline: self,
-        };
-        let thread = std::thread::Builder::new().name("pipeline".to_owned());
-        Ok(thread.spawn(move || driver.run())?)
+        })
     }
 }
 
@@ -160,6 +174,7 @@ struct Counters {
     open_windows_bytes: Counter,
     damaged_rows: Counter,
     stored_messages: Counter,
+    clock_steps: Counter,
 }
 
 impl Counters {
@@ -172,6 +187,7 @@ impl Counters {
             open_windows_bytes: part.counter("open_windows_bytes"),
             damaged_rows: part.counter("damaged_rows"),
             stored_messages: part.counter("stored_messages"),
+            clock_steps: part.counter("clock_steps"),
         }
     }
 }
@@ -182,6 +198,9 @@ struct Driver {
     roller: Roller,
     caught_up_at: JournalPosition,
     flushed: Instant,
+    watch: StepWatch,
+    /// Where the clock was last set to, and by how much, ms.
+    stepped: Option<(Timestamp, i64)>,
     /// Set when a stop was seen: nothing is read after it.
     reads_until: Option<Instant>,
     counters: Counters,
@@ -263,6 +282,8 @@ impl Driver {
     fn flush(&mut self) -> bool {
         self.flushed = Instant::now();
         let now = self.pipeline.clock.now();
+        self.pipeline.part.set_troubles(self.roller.rejected_topics(now));
+        self.note_step(now);
         if !self.roller.has_changes() && !self.pipeline.writer.finality_due(now) {
             self.note_readiness();
             return true;
@@ -294,11 +315,26 @@ impl Driver {
         self.counters.stored_messages.set(position.0);
         self.counters.open_windows.set(self.roller.open_windows() as u64);
         self.counters.open_windows_bytes.set(self.roller.open_bytes() as u64);
-        if self.pipeline.part.report(State::Up, "rows reach the store", now) {
+        if self.pipeline.part.report(State::Up, self.stored_well(), now) {
             info!("rows reach the store");
         }
         self.note_readiness();
         true
+    }
+
+    /// Counts a step of the clock, and says how far it was set.
+    fn note_step(&mut self, now: Timestamp) {
+        let Some(step_ms) = self.watch.look(&self.pipeline.clock, now, Instant::now()) else { return };
+        self.stepped = Some((now, step_ms));
+        self.counters.clock_steps.add(1);
+        warn!(step_ms, %now, "the clock was set; windows become final by the new time");
+    }
+
+    fn stored_well(&self) -> String {
+        match self.stepped {
+            None => "rows reach the store".to_owned(),
+            Some((at, step_ms)) => format!("rows reach the store; {}", step_text(at, step_ms)),
+        }
     }
 
     /// Says so, once, when the journal as it was at the start is in the store.
@@ -314,10 +350,15 @@ impl Driver {
         let cause = with_causes(error);
         if self.pipeline.part.report(State::Down, format!("{what}: {cause}"), self.pipeline.clock.now()) {
             error!(cause, "{what}; the journal keeps what comes in, trying again");
-        } else {
-            warn!(cause, "{what} still");
         }
     }
+}
+
+/// How far the clock was last set, for people.
+fn step_text(at: Timestamp, step_ms: i64) -> String {
+    let size = jiff::SignedDuration::from_secs(step_ms / 1_000).abs();
+    let way = if step_ms < 0 { "back" } else { "forward" };
+    format!("clock stepped {way} by {size:#} to {at}")
 }
 
 enum Progress {

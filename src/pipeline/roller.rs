@@ -9,13 +9,19 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use tracing::error;
 
+use super::arrival::{ClampMemory, Place, limits};
 use super::registry::unlisted;
+use super::rejections::Rejections;
 use super::{Options, Unregistered};
+use crate::decode::event_time::{self, GivenTime};
 use crate::decode::topic::Topic;
 use crate::decode::{modbus, native};
-use crate::inventory::{Inventory, KIND_RESERVED, Profile, SharedInventory, UnknownMetrics, check_unlisted};
+use crate::health::Trouble;
+use crate::inventory::{
+    Inventory, KIND_RESERVED, Profile, SharedInventory, TimePolicy, UnknownMetrics, check_unlisted,
+};
 use crate::journal::Entry;
-use crate::ledger::{Invalid, Ledger, Rejection};
+use crate::ledger::{Counts, EXPIRED, Invalid, Ledger, Rejection};
 use crate::model::{
     BASE_WINDOW_MS, DeviceId, Frame, FrameKind, JournalPosition, MetricId, MetricKind, Timestamp, Window, WindowStart,
 };
@@ -24,6 +30,9 @@ use crate::store::{self, DeadLetter, FlushedRow, StoredDevice, Writer};
 
 /// Rejected messages that one flush brings to the store; the others are only counted.
 const DEAD_LETTERS_PER_FLUSH_MAX: usize = 200;
+/// Messages whose readings could not be placed in time that one flush brings to the store; fewer, since one device with
+/// a wrong clock makes them by the thousand.
+const UNPLACED_LETTERS_PER_FLUSH_MAX: usize = 20;
 /// Source under which records are counted that the journal lost.
 const JOURNAL_SOURCE: &str = "journal";
 
@@ -76,9 +85,13 @@ pub struct Roller {
     ledger: Ledger,
     position: JournalPosition,
     dead_letters: Vec<DeadLetter>,
+    /// How many of the dead letters are of messages whose readings could not be placed.
+    unplaced_letters: usize,
+    clamped: ClampMemory,
     new_devices: Vec<StoredDevice>,
     new_metrics: Vec<(MetricId, Arc<str>)>,
     damaged_rows: u64,
+    rejections: Rejections,
     judged: Vec<Judged>,
 }
 
@@ -127,9 +140,12 @@ impl Roller {
             ledger,
             position,
             dead_letters: Vec::new(),
+            unplaced_letters: 0,
+            clamped: ClampMemory::default(),
             new_devices,
             new_metrics,
             damaged_rows: 0,
+            rejections: Rejections::default(),
             judged: Vec::new(),
             inventory,
         };
@@ -166,17 +182,22 @@ impl Roller {
             FrameKind::ModbusPoll => self.modbus(frame),
             FrameKind::Oversize => Err(Rejection::Oversize),
         };
-        let (device, time) = match decoded {
+        let (device, place) = match decoded {
             Ok(decoded) => decoded,
             Err(reason) => return Ok(Err(reason)),
         };
-        self.roll_up(frame, device, time, writer)?;
+        match place {
+            Place::At { time, is_clamped } => self.roll_up(frame, device, (time, is_clamped), writer)?,
+            Place::Invalid(reason) => self.leave_out(frame, reason.label(), |counts| counts.invalidate(reason)),
+            Place::Expired => self.leave_out(frame, EXPIRED, |counts| counts.expired += 1),
+        }
         Ok(Ok(()))
     }
 
-    fn native(&mut self, frame: &Frame) -> Result<(DeviceId, Timestamp), Rejection> {
+    fn native(&mut self, frame: &Frame) -> Result<(DeviceId, Place), Rejection> {
         let message = native::decode(&frame.payload)?;
-        let device = self.device_of(&frame.topic)?;
+        let device = self.device_of(frame, message.time.as_ref())?;
+        let place = self.place(frame, device, message.time.as_ref())?;
         for (position, (name, value)) in message.readings.iter().enumerate() {
             let judged = match value {
                 Some(value) => self.judge(device, position, name, *value),
@@ -184,10 +205,17 @@ impl Roller {
             };
             self.judged.push(judged);
         }
-        Ok((device, message.time.unwrap_or(frame.arrival)))
+        Ok((device, place))
     }
 
-    fn modbus(&mut self, frame: &Frame) -> Result<(DeviceId, Timestamp), Rejection> {
+    /// Where the readings of a message go that gives this time.
+    fn place(&mut self, frame: &Frame, device: DeviceId, time: Option<&GivenTime<'_>>) -> Result<Place, Rejection> {
+        let limits = limits(frame.arrival, self.newest_row, &self.options);
+        let placed = event_time::place(time, &self.plans[device.index()].profile.time, &limits)?;
+        Ok(self.clamped.place(placed, (device, &frame.payload), frame.arrival))
+    }
+
+    fn modbus(&mut self, frame: &Frame) -> Result<(DeviceId, Place), Rejection> {
         let (site, device) = frame.topic.split_once('/').ok_or(Rejection::MalformedPoll)?;
         let inventory = self.inventory.read().unwrap_or_else(PoisonError::into_inner).clone();
         let device = inventory.find_device(site, device).ok_or(Rejection::UnknownDevice)?;
@@ -203,7 +231,7 @@ impl Roller {
                 value,
             }));
         }
-        Ok((device, frame.arrival))
+        Ok((device, self.place(frame, device, None)?))
     }
 
     /// Finds the slot of a metric that came at `position` in its message, and checks the value.
@@ -247,7 +275,8 @@ impl Roller {
         Ok(metric)
     }
 
-    fn device_of(&mut self, topic: &str) -> Result<DeviceId, Rejection> {
+    fn device_of(&mut self, frame: &Frame, time: Option<&GivenTime<'_>>) -> Result<DeviceId, Rejection> {
+        let topic: &str = &frame.topic;
         if let Some(&device) = self.topics.get(topic) {
             return Ok(device);
         }
@@ -263,7 +292,13 @@ impl Roller {
             return Err(Rejection::UnknownTopic);
         }
         drop(snapshot); // or else adding to it would copy it
-        let device = known.map_or_else(|| self.take_in(levels), Ok)?;
+        let device = if let Some(known) = known {
+            known
+        } else {
+            // A message that is rejected takes in no device.
+            event_time::place(time, &TimePolicy::default(), &limits(frame.arrival, None, &self.options))?;
+            self.take_in(levels)?
+        };
         // One topic per device is the rule; a device that is heard on ever new ones does not fill the memory.
         if self.topics.len() < 2 * self.plans.len() {
             self.topics.insert(topic.into(), device);
@@ -298,19 +333,33 @@ impl Roller {
         Ok(device)
     }
 
+    /// Counts the judged readings of a message that has no place in time: the good ones by `count`.
+    fn leave_out(&mut self, frame: &Frame, reason: &'static str, count: impl Fn(&mut Counts)) {
+        let counts = self.ledger.source(&frame.source);
+        for judged in &self.judged {
+            counts.readings_decoded += 1;
+            match judged {
+                Ok(_) => count(counts),
+                Err(reason) => counts.invalidate(*reason),
+            }
+        }
+        let is_shown = self.unplaced_letters < UNPLACED_LETTERS_PER_FLUSH_MAX;
+        if is_shown && self.judged.iter().any(Result::is_ok) {
+            self.unplaced_letters += 1;
+            self.keep_letter(frame, reason);
+        }
+    }
+
     /// Counts the judged readings of a message and merges the good ones into their row.
     fn roll_up(
         &mut self,
         frame: &Frame,
         device: DeviceId,
-        time: Timestamp,
+        (time, is_clamped): (Timestamp, bool),
         writer: &Writer,
     ) -> Result<(), store::Error> {
-        let limit = |span: std::time::Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
-        let future = time > frame.arrival.plus_millis(limit(self.options.future_limit));
-        let expired = time < frame.arrival.plus_millis(-limit(self.options.retention));
-        let any = !future && !expired && self.judged.iter().any(Result::is_ok);
-        let start = Window::Minute1.bounds(if any { time } else { frame.arrival }, &jiff::tz::TimeZone::UTC).0;
+        let any = self.judged.iter().any(Result::is_ok);
+        let start = Window::Minute1.bounds(time, &jiff::tz::TimeZone::UTC).0;
         let late = self.final_until.is_some_and(|until| start.plus_millis(BASE_WINDOW_MS) <= until);
         let mut open = if any { Some(self.open(start, device, writer)?) } else { None };
 
@@ -319,20 +368,13 @@ impl Roller {
         for judged in &self.judged {
             counts.readings_decoded += 1;
             let candidate = match judged {
-                Ok(_) if future => {
-                    counts.invalidate(Invalid::Future);
-                    continue;
-                }
-                Ok(_) if expired => {
-                    counts.expired += 1;
-                    continue;
-                }
                 Ok(candidate) => candidate,
                 Err(reason) => {
                     counts.invalidate(*reason);
                     continue;
                 }
             };
+            counts.clamped += u64::from(is_clamped);
             let Some(open) = &mut open else { continue };
             match open.window.apply(candidate.slot, candidate.metric, time, candidate.value) {
                 Outcome::Applied => applied += 1,
@@ -379,12 +421,17 @@ impl Roller {
 
     fn reject(&mut self, frame: &Frame, reason: Rejection) {
         self.ledger.source(&frame.source).reject(reason, 1);
+        self.rejections.note(frame, reason);
+        self.keep_letter(frame, reason.label());
+    }
+
+    fn keep_letter(&mut self, frame: &Frame, reason: &'static str) {
         if self.dead_letters.len() < DEAD_LETTERS_PER_FLUSH_MAX {
             self.dead_letters.push(DeadLetter {
                 at: frame.arrival,
                 source: frame.source.clone(),
                 topic: frame.topic[..frame.topic.floor_char_boundary(store::DEAD_LETTER_BYTES_MAX)].into(),
-                reason: reason.label(),
+                reason,
                 payload: frame.payload[..frame.payload.len().min(store::DEAD_LETTER_BYTES_MAX)].into(),
             });
         }
@@ -400,6 +447,11 @@ impl Roller {
     #[must_use]
     pub fn position(&self) -> JournalPosition {
         self.position
+    }
+
+    /// The topics whose messages are rejected at `now`; ends what is over.
+    pub(super) fn rejected_topics(&mut self, now: Timestamp) -> Vec<Trouble> {
+        self.rejections.settle(now)
     }
 
     /// Bytes that open windows take, near enough for a bound.
@@ -455,6 +507,7 @@ impl Roller {
         self.new_devices.clear();
         self.new_metrics.clear();
         self.dead_letters.clear();
+        self.unplaced_letters = 0;
         let crowded = self.open_bytes >= self.options.open_windows_bytes_max / 2;
         let mut newest = self.newest_row;
         let mut bytes = 0;

@@ -10,7 +10,7 @@ use jiff::tz::TimeZone;
 use proptest::prelude::{Just, Strategy, any, prop};
 
 use super::{Counters, Driver, LedgerBoard, Options, Pipeline, Roller, Unregistered, adopt};
-use crate::clock::Clock;
+use crate::clock::{Clock, StepWatch};
 use crate::health::{Health, PartKind};
 use crate::inventory::{Connection, Device, Inventory, MetricDef, Profile, SharedInventory, Site, UnknownMetrics};
 use crate::journal::{self, Entry, Folder, Journal};
@@ -18,9 +18,9 @@ use crate::ledger::{Invalid, Ledger, Rejection};
 use crate::model::{DeviceId, Frame, FrameKind, MetricKind, Timestamp, Window};
 use crate::store::{Devices, Flush, Reader, SeriesQuery, SeriesRow, StorePath, Writer, WriterOptions};
 
-const T0: i64 = 1_764_000_000_000;
+pub(super) const T0: i64 = 1_764_000_000_000;
 
-fn options() -> Options {
+pub(super) fn options() -> Options {
     Options {
         flush_interval: Duration::from_secs(2),
         future_limit: Duration::from_mins(5),
@@ -33,6 +33,11 @@ fn options() -> Options {
 
 /// One listed device `meter` at the site `B_1`.
 fn listed() -> Inventory {
+    listed_with(|_| {})
+}
+
+/// The same, its profile changed.
+pub(super) fn listed_with(change: impl Fn(&mut Profile)) -> Inventory {
     let mut inventory = Inventory::default();
     let site = inventory.add_site(Site {
         id: Arc::from("B_1"),
@@ -47,13 +52,15 @@ fn listed() -> Inventory {
     });
     let power = MetricDef { valid: (0.0, 10_000.0), ..MetricDef::gauge("pwr_w") };
     let energy = MetricDef { kind: MetricKind::Counter, ..MetricDef::gauge("energy_kwh") };
-    let profile = Profile {
+    let mut profile = Profile {
         id: "meter".to_owned(),
         description: String::new(),
         interval_ms: Some(10_000),
         unknown_metrics: UnknownMetrics::Refuse,
+        time: crate::inventory::TimePolicy::default(),
         metrics: vec![power, energy],
     };
+    change(&mut profile);
     inventory.add_device(Device {
         id: DeviceId(0),
         site,
@@ -67,19 +74,27 @@ fn listed() -> Inventory {
 }
 
 /// A store in a folder, and the roller that writes to it; dropping the roller is a crash.
-struct World {
-    folder: tempfile::TempDir,
-    writer: Writer,
-    roller: Roller,
-    inventory: SharedInventory,
+pub(super) struct World {
+    pub(super) folder: tempfile::TempDir,
+    pub(super) writer: Writer,
+    pub(super) roller: Roller,
+    pub(super) inventory: SharedInventory,
 }
 
 impl World {
-    fn new() -> Self {
-        Self::open(tempfile::tempdir().expect("a folder"))
+    pub(super) fn new() -> Self {
+        Self::with(&listed())
+    }
+
+    pub(super) fn with(listed: &Inventory) -> Self {
+        Self::open_with(tempfile::tempdir().expect("a folder"), listed)
     }
 
     fn open(folder: tempfile::TempDir) -> Self {
+        Self::open_with(folder, &listed())
+    }
+
+    fn open_with(folder: tempfile::TempDir, listed: &Inventory) -> Self {
         let options_of_writer = WriterOptions {
             grace_ms: 10_000,
             retention_ms: 86_400_000,
@@ -89,17 +104,26 @@ impl World {
             zone: TimeZone::UTC,
         };
         let writer = Writer::open(&StorePath::in_folder(folder.path()), options_of_writer).expect("a store");
-        let inventory = adopt(&listed(), &writer.devices().expect("devices"), &writer.metrics().expect("metrics"));
+        let inventory = adopt(listed, &writer.devices().expect("devices"), &writer.metrics().expect("metrics"));
         let inventory: SharedInventory = Arc::new(RwLock::new(Arc::new(inventory)));
         let (ledger, position) = (writer.ledger().expect("a ledger"), writer.position().expect("a position"));
         let roller = Roller::new(options(), inventory.clone(), ledger, position, &writer).expect("a roller");
         Self { folder, writer, roller, inventory }
     }
 
-    fn crash(self) -> Self {
+    pub(super) fn crash(self) -> Self {
+        self.crash_with(|_| {})
+    }
+
+    /// A crash of a world whose profile was changed.
+    pub(super) fn crash_with(self, change: impl Fn(&mut Profile)) -> Self {
         let Self { folder, writer, roller, .. } = self;
         drop((writer, roller));
-        Self::open(folder)
+        Self::open_with(folder, &listed_with(change))
+    }
+
+    pub(super) fn reader(&self) -> Reader {
+        Reader::open(&StorePath::in_folder(self.folder.path())).expect("a reader")
     }
 
     /// Goes on with another policy, as after a restart with another configuration.
@@ -110,11 +134,11 @@ impl World {
         self.roller = roller.expect("a roller");
     }
 
-    fn apply(&mut self, entry: &Entry) {
+    pub(super) fn apply(&mut self, entry: &Entry) {
         self.roller.apply(entry, &self.writer).expect("the store answers");
     }
 
-    fn flush(&mut self, now: Timestamp) {
+    pub(super) fn flush(&mut self, now: Timestamp) {
         let parts = self.roller.flush_parts();
         let mut rows = parts.rows.into_iter();
         let mut flush = Flush {
@@ -131,12 +155,12 @@ impl World {
     }
 
     /// The ledger against a journal that ends where the roller is.
-    fn ledger(&self) -> Ledger {
+    pub(super) fn ledger(&self) -> Ledger {
         Ledger { received: self.roller.position().0, ..self.roller.ledger().clone() }
     }
 
-    fn rows(&self, window: Window) -> Vec<SeriesRow> {
-        let reader = Reader::open(&StorePath::in_folder(self.folder.path())).expect("a reader");
+    pub(super) fn rows(&self, window: Window) -> Vec<SeriesRow> {
+        let reader = self.reader();
         let inventory = self.inventory.read().expect("no panic").clone();
         let query = SeriesQuery {
             inventory: &inventory,
@@ -158,7 +182,7 @@ impl World {
     }
 }
 
-fn frame(topic: &str, payload: &str, arrival_ms: i64) -> Entry {
+pub(super) fn frame(topic: &str, payload: &str, arrival_ms: i64) -> Entry {
     Entry::Frame(Frame {
         source: Arc::from("broker"),
         kind: FrameKind::NativeJson,
@@ -314,6 +338,7 @@ fn a_stop_leaves_a_long_backlog_to_the_next_start() {
         bytes_max: 1 << 30,
         segment_bytes: 1 << 30,
         commit_interval: Duration::ZERO,
+        age_max: Duration::from_hours(1),
     };
     let storage = Arc::new(Folder::open(folder.path()).expect("a folder"));
     let part = health.part(PartKind::Journal, "journal", clock.now());
@@ -333,6 +358,8 @@ fn a_stop_leaves_a_long_backlog_to_the_next_start() {
         reader: journal.reader(roller.position()),
         caught_up_at: journal.end(),
         flushed: Instant::now(),
+        watch: StepWatch::new(clock.now(), Instant::now()),
+        stepped: None,
         // The time for reading is over.
         reads_until: Some(Instant::now()),
         counters: Counters::of(&part),

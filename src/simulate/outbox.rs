@@ -210,6 +210,7 @@ fn nonsense(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decode::event_time::GivenTime;
     use crate::decode::native::decode;
     use crate::ledger::Rejection;
 
@@ -247,7 +248,8 @@ mod tests {
         let messages = outbox.take(START.plus_millis(until_s * 1_000), usize::MAX);
         let read = |message: &Message| {
             let decoded = decode(&message.payload).expect("well formed");
-            (decoded.time.expect("has a time").millis_since(START) / 1_000, decoded.readings[0].1)
+            let Some(GivenTime::Whole(millis)) = decoded.time else { panic!("has a time") };
+            (Timestamp::from_millis(millis).millis_since(START) / 1_000, decoded.readings[0].1)
         };
         messages.iter().map(read).collect()
     }

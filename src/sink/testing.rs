@@ -187,6 +187,7 @@ fn inventory(sites: u32) -> Inventory {
         description: String::new(),
         interval_ms: Some(30_000),
         unknown_metrics: UnknownMetrics::Refuse,
+        time: crate::inventory::TimePolicy::default(),
         metrics: vec![
             MetricDef { kind: MetricKind::Counter, ..MetricDef::gauge("energy_kwh") },
             MetricDef::gauge("pwr_w"),

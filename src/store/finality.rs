@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
-use rusqlite::{Transaction, params};
+use rusqlite::{Connection, Transaction, params};
 
 use super::WriterOptions;
-use super::schema::{time_at, to_sql};
+use super::schema::{StateKey, time_at, to_sql};
 use super::series::STEP_ROWS_MAX;
 use crate::model::{BASE_WINDOW_MS, DeviceId, MetricId, Timestamp, Window, WindowStart};
 use crate::rollup::BaseRow;
@@ -13,6 +13,91 @@ use crate::rollup::BaseRow;
 /// Span before the newest final window in which windows without a single row are marked for the indicator worker, ms.
 /// Further back (a downtime of weeks, a first start with the clock in 1970) only windows with rows are.
 const EMPTY_MARKED_MS: i64 = 48 * 3_600_000;
+
+/// 2025-01-01T00:00:00Z. A clock that shows an earlier time was not set, and says nothing of what is final.
+const CLOCK_SET_FROM: Timestamp = Timestamp::from_millis(1_735_689_600_000);
+/// Longest gap between the clock and the rows ahead of it, and between those, that is no sign of a clock that ran ahead
+/// while they were made, ms.
+const ROWS_GAP_MS_MAX: i64 = 24 * 3_600_000;
+
+/// What is final: every window that ends at `until` or before, and those that a clock that ran ahead made final early.
+///
+/// When the clock falls back, `until` falls back too, to the end of the newest row that was final. Windows that had
+/// begun by then stay final and are amended by what comes for them; others are final when their own time comes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Finality {
+    /// Windows that end here or before are final.
+    pub until: Timestamp,
+    /// Windows that begin before the first instant and end at the second or before are final as well.
+    early: Option<(Timestamp, Timestamp)>,
+}
+
+impl Finality {
+    pub(super) const fn new(until: Timestamp) -> Self {
+        Self { until, early: None }
+    }
+
+    /// Whether the window from `start` to `end` is final.
+    #[must_use]
+    pub fn holds(&self, start: WindowStart, end: Timestamp) -> bool {
+        end <= self.until || self.is_early(start, end)
+    }
+
+    fn is_early(&self, start: WindowStart, end: Timestamp) -> bool {
+        self.early.is_some_and(|(before, until)| start < before && end <= until)
+    }
+
+    pub(super) fn read(connection: &Connection) -> Result<Option<Self>, rusqlite::Error> {
+        let read = |key: StateKey| Ok::<_, rusqlite::Error>(key.read(connection)?.map(Timestamp::from_millis));
+        let early = read(StateKey::EarlyBefore)?.zip(read(StateKey::EarlyUntil)?);
+        Ok(read(StateKey::FinalUntil)?.map(|until| Self { until, early }))
+    }
+
+    pub(super) fn write(&self, connection: &Connection) -> Result<(), rusqlite::Error> {
+        StateKey::FinalUntil.write(connection, self.until.as_millis())?;
+        let Some((before, until)) = self.early else { return Ok(()) };
+        StateKey::EarlyBefore.write(connection, before.as_millis())?;
+        StateKey::EarlyUntil.write(connection, until.as_millis())
+    }
+
+    /// What is final once base windows are final that end at `final_now` or before.
+    pub(super) fn follow_on(self, final_now: Timestamp) -> Self {
+        Self { until: self.until.max(final_now), ..self }
+    }
+
+    /// What is final where the clock makes `final_now` the end of the newest final base window.
+    ///
+    /// # Errors
+    /// What SQLite says.
+    pub(super) fn follow_back(self, connection: &Connection, final_now: Timestamp) -> Result<Self, rusqlite::Error> {
+        if final_now >= self.until || final_now < CLOCK_SET_FROM {
+            return Ok(self);
+        }
+        let rows_end = rows_end(connection, final_now, self.until)?.unwrap_or(final_now);
+        let until = rows_end.max(final_now).min(self.until);
+        let mut early = (rows_end.min(self.until), self.until);
+        if let Some(before) = self.early {
+            early = (early.0.max(before.0), early.1.max(before.1));
+        }
+        Ok(if until < self.until { Self { until, early: Some(early) } } else { self })
+    }
+}
+
+/// End of the newest row that a clock that shows `now` may have seen, before `until`: the rows around `now` and those
+/// that follow them without a long gap.
+fn rows_end(connection: &Connection, now: Timestamp, until: Timestamp) -> Result<Option<Timestamp>, rusqlite::Error> {
+    let mut newest = connection.prepare_cached("SELECT max(start) FROM rollup WHERE start < ?")?;
+    let mut from = now;
+    loop {
+        let before = from.plus_millis(ROWS_GAP_MS_MAX).min(until);
+        let start: Option<i64> = newest.query_row([before.as_millis()], |row| row.get(0))?;
+        let found = start.map(|start| Timestamp::from_millis(start).plus_millis(BASE_WINDOW_MS));
+        match found {
+            Some(end) if end > from => from = end,
+            _ => return Ok(found),
+        }
+    }
+}
 
 /// Writes entries for sinks and marks for the indicator worker, in a flush's transaction.
 pub(super) struct Feeder<'a> {
@@ -35,15 +120,13 @@ impl Feeder<'_> {
 
     /// Notes a window of every device that has rows in it.
     fn feed_all(&self, window: Window, start: WindowStart, end: Timestamp) -> Result<(), rusqlite::Error> {
+        if window == Window::Minute1 {
+            return self.feed_rows(window, start, (start, end));
+        }
         // The rows of a day are far more than the devices, so a longer window asks the index device by device.
-        let sql = if window == Window::Minute1 {
-            "INSERT OR REPLACE INTO change(window, start, device)
-             SELECT ?1, ?2, device FROM rollup WHERE start >= ?2 AND start < ?3 ORDER BY device"
-        } else {
-            "INSERT OR REPLACE INTO change(window, start, device)
-             SELECT ?1, ?2, id FROM device WHERE EXISTS (SELECT 1 FROM rollup INDEXED BY rollup_by_device
-               WHERE rollup.device = device.id AND rollup.start >= ?2 AND rollup.start < ?3) ORDER BY id"
-        };
+        let sql = "INSERT OR REPLACE INTO change(window, start, device)
+                   SELECT ?1, ?2, id FROM device WHERE EXISTS (SELECT 1 FROM rollup INDEXED BY rollup_by_device
+                     WHERE rollup.device = device.id AND rollup.start >= ?2 AND rollup.start < ?3) ORDER BY id";
         self.transaction
             .prepare_cached(sql)?
             .execute(params![window.code(), start.as_millis(), end.as_millis()])
@@ -67,8 +150,9 @@ impl Feeder<'_> {
         self.options.indicator_windows.contains(&window)
     }
 
-    /// Notes every window that became final between two instants.
-    pub(super) fn finalise(&self, before: Timestamp, after: Timestamp) -> Result<(), rusqlite::Error> {
+    /// Notes every window that became final since `before`, up to the instant `after`.
+    pub(super) fn finalise(&self, before: Finality, after: Timestamp) -> Result<(), rusqlite::Error> {
+        self.amend_early(before, after)?;
         for window in Window::ALL {
             let (fed, computed) = (self.fed(window), self.computed(window));
             if fed || computed {
@@ -81,16 +165,62 @@ impl Feeder<'_> {
         Ok(())
     }
 
+    /// Amends the longer windows that were made final early, by the base windows in them that become final only now.
+    fn amend_early(&self, before: Finality, after: Timestamp) -> Result<(), rusqlite::Error> {
+        let Some((_, early_until)) = before.early else { return Ok(()) };
+        let mut next =
+            self.transaction.prepare_cached("SELECT min(start) FROM rollup WHERE start >= ? AND start < ?")?;
+        let end = after.min(early_until).as_millis();
+        let mut cursor = before.until.max(self.oldest);
+        while let Some(start) = next.query_row([cursor.as_millis(), end], |row| row.get::<_, Option<i64>>(0))? {
+            let start = Timestamp::from_millis(start);
+            cursor = start.plus_millis(BASE_WINDOW_MS);
+            let longer =
+                Window::ALL.into_iter().skip(1).map(|window| (window, window.bounds(start, &self.options.zone)));
+            let early: Vec<_> = longer.filter(|(_, (start, end))| before.is_early(*start, *end)).collect();
+            if early.is_empty() {
+                continue;
+            }
+            self.transaction
+                .prepare_cached("UPDATE rollup SET amendments = amendments + 1 WHERE start = ?")?
+                .execute([start.as_millis()])?;
+            for (window, (window_start, _)) in early {
+                if self.fed(window) {
+                    self.feed_rows(window, window_start, (start, cursor))?;
+                }
+                if self.computed(window) {
+                    self.mark(window, window_start)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes a window of every device that has rows in a span of it.
+    fn feed_rows(
+        &self,
+        window: Window,
+        start: WindowStart,
+        (from, to): (Timestamp, Timestamp),
+    ) -> Result<(), rusqlite::Error> {
+        let sql = "INSERT OR REPLACE INTO change(window, start, device)
+                   SELECT DISTINCT ?1, ?2, device FROM rollup WHERE start >= ?3 AND start < ?4 ORDER BY device";
+        self.transaction
+            .prepare_cached(sql)?
+            .execute(params![window.code(), start.as_millis(), from.as_millis(), to.as_millis()])
+            .map(|_| ())
+    }
+
     /// Goes from row to row, so that a span of years without rows costs nothing.
-    fn finalise_with_rows(&self, window: Window, before: Timestamp, after: Timestamp) -> Result<(), rusqlite::Error> {
+    fn finalise_with_rows(&self, window: Window, before: Finality, after: Timestamp) -> Result<(), rusqlite::Error> {
         let mut next = self.transaction.prepare_cached("SELECT min(start) FROM rollup WHERE start >= ?")?;
-        let mut cursor = window.bounds(before, &self.options.zone).0.max(self.oldest);
+        let mut cursor = window.bounds(before.until, &self.options.zone).0.max(self.oldest);
         while let Some(row) = next.query_row([cursor.as_millis()], |row| row.get::<_, Option<i64>>(0))? {
             let (start, end) = window.bounds(Timestamp::from_millis(row), &self.options.zone);
             if end > after {
                 break;
             }
-            if start >= self.oldest {
+            if start >= self.oldest && !before.is_early(start, end) {
                 if self.fed(window) {
                     self.feed_all(window, start, end)?;
                 }
@@ -103,11 +233,13 @@ impl Feeder<'_> {
         Ok(())
     }
 
-    fn mark_empty(&self, window: Window, before: Timestamp, after: Timestamp) -> Result<(), rusqlite::Error> {
-        let from = before.max(after.plus_millis(-EMPTY_MARKED_MS));
+    fn mark_empty(&self, window: Window, before: Finality, after: Timestamp) -> Result<(), rusqlite::Error> {
+        let from = before.until.max(after.plus_millis(-EMPTY_MARKED_MS));
         let (mut start, mut end) = window.bounds(from, &self.options.zone);
         while end <= after {
-            self.mark(window, start)?;
+            if !before.is_early(start, end) {
+                self.mark(window, start)?;
+            }
             (start, end) = window.bounds(end, &self.options.zone);
         }
         Ok(())
@@ -116,20 +248,20 @@ impl Feeder<'_> {
 
 /// Rows that a flush changed after their window was final.
 pub(super) struct Amended {
-    /// Windows that ended here or before were final when the flush began.
-    pub(super) final_until: Timestamp,
+    /// What was final when the flush began.
+    finality: Finality,
     rows: HashSet<(WindowStart, DeviceId)>,
     /// Rows of devices with counters, for the steps into the rows after them.
     with_counters: BTreeMap<DeviceId, BTreeSet<WindowStart>>,
 }
 
 impl Amended {
-    pub(super) fn new(final_until: Timestamp) -> Self {
-        Self { final_until, rows: HashSet::new(), with_counters: BTreeMap::new() }
+    pub(super) fn new(finality: Finality) -> Self {
+        Self { finality, rows: HashSet::new(), with_counters: BTreeMap::new() }
     }
 
     pub(super) fn is_final(&self, start: WindowStart) -> bool {
-        start.plus_millis(BASE_WINDOW_MS) <= self.final_until
+        self.finality.holds(start, start.plus_millis(BASE_WINDOW_MS))
     }
 
     /// Notes a row that was written.
@@ -165,7 +297,7 @@ impl Amended {
                     continue;
                 }
                 let (window_start, end) = window.bounds(start, &feeder.options.zone);
-                if end > self.final_until || window_start < feeder.oldest {
+                if !self.finality.holds(window_start, end) || window_start < feeder.oldest {
                     continue;
                 }
                 if fed {

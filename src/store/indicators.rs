@@ -126,16 +126,27 @@ impl Reader {
             .map_err(|source| self.path.error("read indicators", source))
     }
 
-    /// The newest row of every indicator, group and window, or of one window or level only.
+    /// The newest row of every indicator, group and window, or of one window or level only, of windows that begin at
+    /// `now` or before: a clock that ran ahead leaves later ones.
     ///
     /// # Errors
     /// [`Error`] where SQLite refuses.
-    pub fn latest_indicators(&self, window: Option<Window>, level: Option<Level>) -> Result<Vec<IndicatorRow>, Error> {
-        self.latest(window, level).map_err(|source| self.path.error("read the newest indicators", source))
+    pub fn latest_indicators(
+        &self,
+        window: Option<Window>,
+        level: Option<Level>,
+        now: Timestamp,
+    ) -> Result<Vec<IndicatorRow>, Error> {
+        self.latest(window, level, now).map_err(|source| self.path.error("read the newest indicators", source))
     }
 
     /// Jumps from group to group through the index, so that the history behind each group is not read.
-    fn latest(&self, window: Option<Window>, level: Option<Level>) -> Result<Vec<IndicatorRow>, rusqlite::Error> {
+    fn latest(
+        &self,
+        window: Option<Window>,
+        level: Option<Level>,
+        now: Timestamp,
+    ) -> Result<Vec<IndicatorRow>, rusqlite::Error> {
         const KEY: &str = "id, level, window, area, operator, site";
         let snapshot = self.connection.unchecked_transaction()?;
         let mut first = snapshot.prepare_cached(&format!("SELECT {KEY} FROM indicator ORDER BY {KEY} LIMIT 1"))?;
@@ -143,7 +154,8 @@ impl Reader {
             "SELECT {KEY} FROM indicator WHERE ({KEY}) > (?, ?, ?, ?, ?, ?) ORDER BY {KEY} LIMIT 1"
         ))?;
         let mut newest = snapshot.prepare_cached(&format!(
-            "SELECT {COLUMNS} FROM indicator WHERE ({KEY}) = (?, ?, ?, ?, ?, ?) ORDER BY start DESC LIMIT 1"
+            "SELECT {COLUMNS} FROM indicator WHERE ({KEY}) = (?, ?, ?, ?, ?, ?) AND start <= {} ORDER BY start DESC LIMIT 1",
+            now.as_millis()
         ))?;
         let mut rows = Vec::new();
         let mut group = first.query_row((), GroupKey::read).optional()?;
@@ -152,7 +164,7 @@ impl Reader {
                 // Over the other level's windows and groups, of which there may be tens of thousands, in one jump.
                 key.window = u8::MAX;
             } else if window.is_none_or(|window| window.code() == key.window) {
-                rows.push(newest.query_row(key.params(), indicator_row)?);
+                rows.extend(newest.query_row(key.params(), indicator_row).optional()?);
             }
             group = next.query_row(key.params(), GroupKey::read).optional()?;
         }

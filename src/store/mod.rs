@@ -8,7 +8,8 @@
 //!   Every sink keeps its own position in it. A window stands in it once, at its latest change.
 //! - `stale` lists the windows whose indicators are to be computed, each with the generation of its latest change, so
 //!   that a change made while they are computed is not lost.
-//! - What is final stays final, whatever the clock does.
+//! - What is final stays final, whatever the clock does, and what is not there yet becomes final at its own time, also
+//!   after a clock that ran ahead ([`Finality`]).
 //! - Nothing grows without bound: rows, indicators and changes go by age (changes that a sink never got are counted as
 //!   `feed_expired`), dead letters and quarantined lines by number.
 //!
@@ -33,6 +34,7 @@ use std::time::Duration;
 use rusqlite::{Connection, OpenFlags};
 
 pub use feed::{Change, Feed, Quarantined, SideWriter, SinkState};
+pub use finality::Finality;
 pub use indicators::{IndicatorQuery, IndicatorRow, StaleWindow};
 pub use read::{Interrupter, Reader};
 pub use series::{Devices, SeriesQuery, SeriesRow};

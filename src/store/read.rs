@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, InterruptHandle, Params, Row};
 
+use super::finality::Finality;
 use super::schema::{StateKey, count_at, device_at, time_at, to_sql};
 use super::{DeadLetter, Error, StorePath, StoredDevice};
-use crate::ledger::{Ledger, Rejection};
+use crate::ledger::Ledger;
 use crate::model::{JournalPosition, MetricId, Timestamp};
 
 /// A connection that reads while the writer writes; every call sees one consistent state of the store.
@@ -55,7 +56,15 @@ impl Reader {
     /// # Errors
     /// [`Error`] where SQLite refuses.
     pub fn final_until(&self) -> Result<Option<Timestamp>, Error> {
-        final_until(&self.connection).map_err(|source| self.path.error("read its state", source))
+        Ok(self.finality()?.map(|finality| finality.until))
+    }
+
+    /// What is final; `None` before the first flush.
+    ///
+    /// # Errors
+    /// [`Error`] where SQLite refuses.
+    pub fn finality(&self) -> Result<Option<Finality>, Error> {
+        Finality::read(&self.connection).map_err(|source| self.path.error("read its state", source))
     }
 
     /// First record of the journal that the rows do not hold.
@@ -106,12 +115,11 @@ impl Reader {
         let sql = "SELECT at, source, topic, reason, payload FROM dead_letter ORDER BY seq DESC LIMIT ?";
         let read = collect(&self.connection, sql, [to_sql(limit as u64)], |row| {
             let reason: String = row.get(3)?;
-            let known = Rejection::ALL.iter().map(|rejection| rejection.label()).find(|label| *label == reason);
             Ok(DeadLetter {
                 at: time_at(row, 0)?,
                 source: row.get(1)?,
                 topic: row.get(2)?,
-                reason: known.unwrap_or("unknown"),
+                reason: crate::ledger::reason(&reason).unwrap_or("unknown"),
                 payload: row.get::<_, Vec<u8>>(4)?.into(),
             })
         });
@@ -131,10 +139,6 @@ pub(super) fn collect<T>(
     read: impl FnMut(&Row<'_>) -> Result<T, rusqlite::Error>,
 ) -> Result<Vec<T>, rusqlite::Error> {
     connection.prepare_cached(sql)?.query_map(params, read)?.collect()
-}
-
-pub(super) fn final_until(connection: &Connection) -> Result<Option<Timestamp>, rusqlite::Error> {
-    Ok(StateKey::FinalUntil.read(connection)?.map(Timestamp::from_millis))
 }
 
 pub(super) fn ledger(connection: &Connection) -> Result<Ledger, rusqlite::Error> {

@@ -115,6 +115,10 @@ pub(super) enum StateKey {
     JournalPosition,
     /// Windows that end here or before are final, ms since the epoch.
     FinalUntil,
+    /// Windows that begin before this may have been made final early by a clock that ran ahead, ms since the epoch.
+    EarlyBefore,
+    /// Where that clock's final windows ended, ms since the epoch.
+    EarlyUntil,
     /// Number of flushes.
     Generation,
     /// Changes that expired before every sink had read them.
@@ -126,6 +130,8 @@ impl StateKey {
         match self {
             Self::JournalPosition => "journal_position",
             Self::FinalUntil => "final_until",
+            Self::EarlyBefore => "early_before",
+            Self::EarlyUntil => "early_until",
             Self::Generation => "generation",
             Self::FeedExpired => "feed_expired",
         }

@@ -12,7 +12,7 @@ use hashbrown::HashMap;
 use jiff::tz::TimeZone;
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::read::final_until;
+use super::finality::Finality;
 use super::schema::{count_at, device_at, time_at};
 use super::{Error, Reader};
 use crate::inventory::{Device, Inventory, MetricDef};
@@ -109,7 +109,7 @@ impl Reader {
         let mut visit = Visit {
             connection: &snapshot,
             query,
-            final_until: final_until(&snapshot)?,
+            finality: Finality::read(&snapshot)?,
             definitions: HashMap::default(),
             folds: HashMap::default(),
             latest: HashMap::default(),
@@ -189,7 +189,7 @@ struct TableRow<'a> {
 struct Visit<'a> {
     connection: &'a Connection,
     query: &'a SeriesQuery<'a>,
-    final_until: Option<Timestamp>,
+    finality: Option<Finality>,
     /// By the address of the device's profile, which devices share.
     definitions: HashMap<(usize, MetricId), Cow<'a, MetricDef>, RandomState>,
     folds: HashMap<SeriesKey, Fold, RandomState>,
@@ -379,7 +379,7 @@ impl<'a> Visit<'a> {
         (start, end): (WindowStart, Timestamp),
         each: &mut dyn FnMut(SeriesRow) -> ControlFlow<()>,
     ) -> ControlFlow<()> {
-        let is_final = self.final_until.is_some_and(|final_until| end <= final_until);
+        let is_final = self.finality.is_some_and(|finality| finality.holds(start, end));
         let over = if is_final { end } else { end.min(self.query.now) };
         let mut folds: Vec<_> = self.folds.drain().collect();
         folds.sort_unstable_by_key(|(key, _)| *key);

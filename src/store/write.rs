@@ -6,7 +6,7 @@ use std::sync::Arc;
 use jiff::tz::TimeZone;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
-use super::finality::{Amended, Feeder};
+use super::finality::{Amended, Feeder, Finality};
 use super::retention::{oldest_kept, prune};
 use super::schema::{StateKey, to_sql};
 use super::{Error, StorePath};
@@ -118,8 +118,10 @@ pub struct Writer {
     connection: Connection,
     path: StorePath,
     options: WriterOptions,
-    /// Windows that end here or before are final; `None` before the first flush of a new store.
-    final_until: Option<Timestamp>,
+    /// What is final; `None` before the first flush of a new store.
+    finality: Option<Finality>,
+    /// Where the final windows ended when the clock was last seen behind them.
+    fell_back_to: Option<Timestamp>,
     scratch: Vec<u8>,
 }
 
@@ -130,9 +132,17 @@ impl Writer {
     /// [`Error`] where the folder or file cannot be made or read, or was written by a later version.
     pub fn open(path: &StorePath, options: WriterOptions) -> Result<Self, Error> {
         let connection = path.open_writer()?;
-        let final_until =
-            super::read::final_until(&connection).map_err(|source| path.error("read its state", source))?;
-        Ok(Self { connection, path: path.clone(), options, final_until, scratch: Vec::new() })
+        let finality = Finality::read(&connection).map_err(|source| path.error("read its state", source))?;
+        Ok(Self { connection, path: path.clone(), options, finality, fell_back_to: None, scratch: Vec::new() })
+    }
+
+    /// Lets the file grow by `pages` pages at the most, or as it likes: beyond that the disk is full.
+    #[cfg(test)]
+    pub(crate) fn set_room(&self, pages: Option<i64>) {
+        let pragma = |name: &str| self.connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+        let max = pages.map_or(i64::from(u32::MAX - 1), |pages| pragma("page_count").expect("a number") + pages);
+        let set = self.connection.pragma_update_and_check(None, "max_page_count", max, |_| Ok(()));
+        set.expect("a bound");
     }
 
     /// First record of the journal that the rows do not hold.
@@ -156,13 +166,15 @@ impl Writer {
 
     /// Windows that end here or before are final.
     pub fn final_until(&self) -> Option<Timestamp> {
-        self.final_until
+        self.finality.map(|finality| finality.until)
     }
 
-    /// Whether a flush at `now` would make windows final.
+    /// Whether a flush at `now` would make windows final, or find that the clock has fallen back behind them.
     #[must_use]
     pub fn finality_due(&self, now: Timestamp) -> bool {
-        self.final_until.is_none_or(|until| until < self.final_at(now))
+        let final_now = self.final_at(now);
+        let Some(until) = self.final_until() else { return true };
+        until < final_now || (until > final_now && self.fell_back_to != Some(until))
     }
 
     /// End of the newest base window whose grace is over at `now`.
@@ -222,28 +234,29 @@ impl Writer {
 
     fn flush_inner(&mut self, flush: &mut Flush<'_>) -> Result<usize, rusqlite::Error> {
         let final_now = self.final_at(flush.now);
-        // A new store has nothing to make final; a clock that steps back makes nothing open again.
-        let final_before = self.final_until.unwrap_or(final_now);
-        let final_after = final_before.max(final_now);
         let options = &self.options;
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        // A new store has nothing to make final; a clock that steps back makes nothing open again.
+        let before = self.finality.unwrap_or(Finality::new(final_now)).follow_back(&transaction, final_now)?;
+        let after = before.follow_on(final_now);
         let generation = StateKey::Generation.count(&transaction)? + 1;
         write_names(&transaction, flush)?;
         write_dead_letters(&transaction, flush.dead_letters)?;
-        let mut amended = Amended::new(final_before);
+        let mut amended = Amended::new(before);
         let rows = write_rows(&transaction, flush.rows, &mut self.scratch, &mut amended)?;
         amended.amend_successors(&transaction)?;
         let oldest = oldest_kept(&transaction, options, flush.now)?;
         let feeder = Feeder { transaction: &transaction, options, generation, oldest };
         amended.write(&feeder)?;
-        feeder.finalise(final_before, final_after)?;
+        feeder.finalise(before, after.until)?;
         write_ledger(&transaction, flush.ledger)?;
         StateKey::JournalPosition.write(&transaction, to_sql(flush.position.0))?;
-        StateKey::FinalUntil.write(&transaction, final_after.as_millis())?;
+        after.write(&transaction)?;
         StateKey::Generation.write(&transaction, to_sql(generation))?;
         prune(&transaction, options, oldest)?;
         transaction.commit()?;
-        self.final_until = Some(final_after);
+        self.finality = Some(after);
+        self.fell_back_to = (after.until > final_now).then_some(after.until);
         Ok(rows)
     }
 }

@@ -1,4 +1,5 @@
 //! Tests of the whole library in one binary, which links fast.
 
 mod config_cases;
+mod journal_tool;
 mod tidy;

@@ -162,9 +162,11 @@ class Sitepulse(Process):
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
-    def start(self, ready: bool = True) -> None:
+    def start(self, until: str | None = "/ready") -> None:
+        """Starts it and waits until this page answers; without one, waits for nothing."""
         self.spawn([BINARY, "run", "--config", self.config])
-        wait_for("sitepulse answers", lambda: self.answers("/ready" if ready else "/health"), 60)
+        if until:
+            wait_for("sitepulse answers", lambda: self.answers(until), 60)
 
     def answers(self, path: str) -> bool:
         assert self.alive(), f"sitepulse ended: {self.log.read_text()[-2000:]}"

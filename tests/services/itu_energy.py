@@ -73,7 +73,7 @@ def publish(broker: Mosquitto, sitepulse: Sitepulse, rows, areas: dict[str, str]
                 sitepulse.kill()
                 print(f"killed with SIGKILL after {n} messages", flush=True)
             if n - 2_000 in kills:  # the broker queues meanwhile
-                sitepulse.start(ready=False)
+                sitepulse.start(until="/health")
             payload = json.dumps({"ts": at, "readings": {"energy_kwh": kwh}})
             publisher.publish(f"telemetry/base_station/{areas[station]}/{station}/meter", payload)
     return len(deliveries)

@@ -126,18 +126,31 @@ function tally(parts) {
   return states.map((state) => `${count(parts.filter((part) => part.state === state).length)} ${state}`).join(" · ");
 }
 
+const clockTime = (time) => `${dayOf(time)} ${minute.format(new Date(time))}`;
+
+function troubleLine({ subject, reason, since, count: times, next }) {
+  const about = [`${subject}: ${reason}`];
+  if (isTime(since)) about.push(`since ${clockTime(since)}`);
+  about.push(times === 1 ? "once" : `${count(times)} times`);
+  if (isTime(next)) about.push(`tried again ${clockTime(next)}`);
+  return element("li", "", about.join(" · "));
+}
+
 function updatePart(node, part) {
   fill(node, part, () => {
     const [tone, word] = STATES[part.state] ?? ["soft", part.state];
     const counters = Object.entries(part.counters ?? {}).map(([name, value]) => `${words(name)} ${count(value)}`);
-    const since = isTime(part.since) ? `since ${dayOf(part.since)} ${minute.format(new Date(part.since))}` : "";
+    const since = isTime(part.since) ? `since ${clockTime(part.since)}` : "";
     const kind = element("span", "kind", PART_NAMES[part.kind] ?? part.kind);
     const text = [part.detail, since].filter(Boolean).join(" · ");
+    const troubles = (part.troubles ?? []).map(troubleLine);
+    if (part.troubles_unnamed > 0) troubles.push(element("li", "", `and ${count(part.troubles_unnamed)} more`));
     return [
       element("span", `word ${tone}`, word),
       element("div", "",
         element("p", "", kind, " ", element("span", "what", part.name)),
         text && element("p", "", text),
+        troubles.length > 0 ? element("ul", "troubles", ...troubles) : null,
         counters.length > 0 ? element("p", "", counters.join(" · ")) : null),
     ];
   });
@@ -165,14 +178,22 @@ function renderLedger() {
     ["conflicting", readings.conflicting, "other"],
     ["invalid", readings.invalid.total, "bad"],
     ["expired", readings.expired, "warn"],
-  ], ["Invalid", readings.invalid.reasons]);
+  ], ["Invalid", readings.invalid.reasons], remarks(readings));
   renderSources(ledger.sources ?? []);
 }
 
-function equation(holder, title, [name, value], terms, [outcome, reasons]) {
+/** What the terms do not tell: why readings expired, and which were set to their arrival. */
+function remarks(readings) {
+  return [
+    readings.expired > 0 && `${count(readings.expired)} came after their rows had gone by age (expired).`,
+    readings.clamped > 0 && `${count(readings.clamped)} had a time too far ahead and were set to their arrival (clamped).`,
+  ].filter(Boolean);
+}
+
+function equation(holder, title, [name, value], terms, [outcome, reasons], notes = []) {
   const sum = terms.reduce((total, [, value]) => total + value, 0);
   const equal = sum === value;
-  fill(holder, [value, terms, reasons], () => {
+  fill(holder, [value, terms, reasons, notes], () => {
     const signOf = (index) => (index > 0 ? "+" : equal ? "=" : "≠");
     const list = element("dl", "terms", term("", name, value, null), ...terms.map((one, index) => term(signOf(index), ...one)));
     const stack = element("div", "stack");
@@ -192,6 +213,7 @@ function equation(holder, title, [name, value], terms, [outcome, reasons]) {
       listed.length > 0
         ? element("div", "reasons", element("span", "soft", `${outcome} because of`), element("ul", "", ...listed))
         : element("p", "reasons soft", `None ${outcome.toLowerCase()}.`),
+      ...notes.map((note) => element("p", "soft", note)),
     ];
   });
 }
@@ -211,6 +233,7 @@ function renderSources(sources) {
     ["Conflicting", (source) => source.readings.conflicting],
     ["Invalid", (source) => source.readings.invalid.total],
     ["Expired", (source) => source.readings.expired],
+    ["Clamped", (source) => source.readings.clamped],
   ].map(([key, value]) => ({ key, value }));
   byId("source-table").hidden = sources.length === 0;
   table(byId("source-table"), {

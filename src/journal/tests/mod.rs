@@ -12,9 +12,15 @@ use crate::clock::Clock;
 use crate::health::{Health, Part, PartKind, State};
 use crate::model::{Frame, FrameKind, JournalPosition, Timestamp};
 
+mod age;
 mod faults;
 mod model;
 mod recovery;
+mod table;
+mod unreadable;
+
+/// When the frame 0 came.
+const EPOCH_MS: i64 = 1_764_000_000_000;
 
 fn frame(number: u64) -> Frame {
     frame_of(number, format!("payload {number:04}").into_bytes())
@@ -26,13 +32,13 @@ fn frame_of(number: u64, payload: Vec<u8>) -> Frame {
         kind: FrameKind::NativeJson,
         topic: format!("telemetry/base_station/350102/s{number:04}/d").into(),
         payload: payload.into(),
-        arrival: Timestamp::from_millis(1_764_000_000_000 + i64::try_from(number).expect("small")),
+        arrival: Timestamp::from_millis(EPOCH_MS + i64::try_from(number).expect("small")),
     }
 }
 
 /// The number that [`frame_of`] was given.
 fn number_of(frame: &Frame) -> u64 {
-    u64::try_from(frame.arrival.as_millis() - 1_764_000_000_000).expect("a test's frame")
+    u64::try_from(frame.arrival.as_millis() - EPOCH_MS).expect("a test's frame")
 }
 
 fn options() -> Options {
@@ -41,6 +47,7 @@ fn options() -> Options {
         bytes_max: 1 << 30,
         segment_bytes: 1 << 20,
         commit_interval: Duration::from_millis(5),
+        age_max: Duration::from_hours(1),
     }
 }
 
@@ -59,10 +66,14 @@ struct Bench {
 
 impl Bench {
     fn open(disk: &SimulatedDisk, options: Options, passed: u64) -> Self {
-        let part = part();
-        let storage = Arc::new(disk.clone());
+        Self::open_at(Arc::new(disk.clone()), options, passed, Timestamp::from_millis(EPOCH_MS))
+    }
+
+    /// Opens it when it is `now`, and stays so for as long as the test takes.
+    fn open_at(storage: Arc<dyn Storage>, options: Options, passed: u64, now: Timestamp) -> Self {
+        let (part, clock) = (part(), Clock::scaled(now, 1e-6));
         let (shared, writer) =
-            assemble(storage, options, JournalPosition(passed), Arc::clone(&part), Clock::system()).expect("opens");
+            assemble(storage, options, JournalPosition(passed), Arc::clone(&part), clock).expect("opens");
         Self { shared, writer, part, acked: Arc::default() }
     }
 

@@ -24,7 +24,7 @@ use super::desk::Desk;
 use super::{Context, describe, stopped};
 use crate::backoff::Backoff;
 use crate::health::{Counter, Part, State};
-use crate::model::Timestamp;
+use crate::model::{Timestamp, millis};
 use crate::problem::with_causes;
 use crate::report::IndicatorJson;
 use crate::source::mqtt::Login;
@@ -120,26 +120,30 @@ impl Sink {
         let mut backoff = Backoff::new(self.options.backoff_max);
         loop {
             let connected = self.counters.connects.get();
-            match self.connection().await {
+            let reason = match self.connection().await {
                 End::Stopped => return,
-                End::Failed(reason) => self.trouble(&reason),
-            }
+                End::Failed(reason) => reason,
+            };
             if self.counters.connects.get() > connected {
                 backoff.succeeded();
             }
+            let wait = backoff.failed(fastrand::f64());
+            self.trouble(&reason, &backoff, wait);
             tokio::select! {
-                () = time::sleep(backoff.failed(fastrand::f64())) => {}
+                () = time::sleep(wait) => {}
                 () = stopped(&mut self.stop) => return,
             }
         }
     }
 
-    fn trouble(&self, reason: &str) {
+    fn trouble(&self, reason: &str, backoff: &Backoff, wait: Duration) {
         let broker = Broker(&self.options);
         let detail = format!("{broker}: {reason}; trying again, nothing is lost");
-        if self.part.report(State::Down, detail, self.context.clock.now()) {
+        let now = self.context.clock.now();
+        if self.part.report(State::Down, detail, now) {
             warn!(sink = self.options.name, %broker, reason, "city brain cannot be reached");
         }
+        self.part.set_trouble(broker.to_string(), reason, backoff.failures(), Some(now.plus_millis(millis(wait))));
     }
 
     /// One connection, from its beginning to its end.
@@ -164,6 +168,7 @@ impl Sink {
         self.unless_stopped(line.acknowledged()).await?;
         self.counters.connects.add(1);
         let broker = Broker(&self.options);
+        self.part.set_troubles(Vec::new());
         if self.part.report(State::Up, format!("connected to {broker}"), self.context.clock.now()) {
             info!(sink = self.options.name, %broker, "city brain connected");
         }
@@ -210,7 +215,7 @@ impl Sink {
                     continue;
                 };
                 let json = IndicatorJson::of(row, description, &inventory, &context.zone);
-                let retain = if is_newest(reader, row)? { Retain::Yes } else { Retain::No };
+                let retain = if is_newest(reader, row, context.clock.now())? { Retain::Yes } else { Retain::No };
                 batch.messages.push(message::indicator(&options.topic_prefix, row, &json, retain));
             }
             Ok(batch)
@@ -225,8 +230,12 @@ impl Sink {
     }
 }
 
-/// Whether no later window of the same indicator and group is stored.
-fn is_newest(reader: &Reader, row: &IndicatorRow) -> Result<bool, StoreError> {
+/// Whether no later window of the same indicator and group is stored. One that has not begun yet is a clock's that ran
+/// ahead, and does not count.
+fn is_newest(reader: &Reader, row: &IndicatorRow, now: Timestamp) -> Result<bool, StoreError> {
+    if row.start > now {
+        return Ok(false);
+    }
     let later = IndicatorQuery {
         id: Some(row.id.to_string()),
         level: Some(row.level),
@@ -235,7 +244,7 @@ fn is_newest(reader: &Reader, row: &IndicatorRow) -> Result<bool, StoreError> {
         site: Some(row.site.to_string()),
         window: Some(row.window),
         from: row.start.plus_millis(1),
-        to: Timestamp::from_millis(i64::MAX),
+        to: now.plus_millis(1),
         limit: 1,
     };
     Ok(reader.indicators(&later)?.is_empty())

@@ -37,6 +37,18 @@ pub(super) enum Error {
     Build(String),
 }
 
+/// What the sink asks of the store at the other end.
+pub(super) trait FarSide: Send + Sync {
+    /// Writes one body.
+    fn write(&self, body: &Body) -> impl Future<Output = Answer> + Send;
+
+    /// Makes the bucket, kept for ever.
+    ///
+    /// # Errors
+    /// What to tell the operator.
+    fn create_bucket(&self) -> impl Future<Output = Result<(), String>> + Send;
+}
+
 /// A store that takes the InfluxDB v2 write API.
 #[derive(Debug)]
 pub(super) struct Client {
@@ -60,6 +72,12 @@ impl Body {
             }
         }
         Self(encoder.finish().expect("invariant: writing to memory does not fail"))
+    }
+
+    /// The bytes on the wire.
+    #[cfg(test)]
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
     }
 
     /// Its size on the wire.
@@ -97,9 +115,10 @@ impl Client {
         let (org, bucket) = (options.org.clone(), options.bucket.clone());
         Ok(Self { writes: client(gzip)?, admin: client(HeaderMap::new())?, org, bucket })
     }
+}
 
-    /// Writes one body.
-    pub(super) async fn write(&self, body: &Body) -> Answer {
+impl FarSide for Client {
+    async fn write(&self, body: &Body) -> Answer {
         let precision = TimestampPrecision::Milliseconds;
         let written =
             self.writes.write_line_protocol_with_precision(&self.org, &self.bucket, body.0.clone(), precision).await;
@@ -110,11 +129,7 @@ impl Client {
         }
     }
 
-    /// Makes the bucket, kept for ever.
-    ///
-    /// # Errors
-    /// What to tell the operator.
-    pub(super) async fn create_bucket(&self) -> Result<(), String> {
+    async fn create_bucket(&self) -> Result<(), String> {
         let refused = |action: &str, error: RequestError| match error {
             RequestError::Http { status, text } => format!("{action}: HTTP {}: {}", status.as_u16(), words(&text)),
             error => format!("{action}: {}", with_causes(&error)),

@@ -11,6 +11,8 @@ pub(crate) mod fuzz;
 mod line;
 mod policy;
 #[cfg(test)]
+pub(crate) mod stepped;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeSet;
@@ -22,14 +24,14 @@ use tokio::sync::watch;
 use tokio::time;
 use tracing::{error, info, warn};
 
-use self::client::{Body, Client};
+use self::client::{Body, Client, FarSide};
 use self::feed::Batch;
 use self::policy::{Answer, Delivery, Next, Refusal, Trouble};
 use super::desk::Desk;
 use super::{Context, stopped};
 use crate::backoff::Backoff;
 use crate::health::{Counter, Part, State};
-use crate::model::Window;
+use crate::model::{Window, millis};
 use crate::store::{Feed, Quarantined};
 
 /// Wait at the end of both feeds; rows come every few seconds at the most.
@@ -80,20 +82,7 @@ pub async fn run(options: Options, context: Context, part: Arc<Part>, mut stop: 
             return stopped(&mut stop).await;
         }
     };
-    let sink = Sink {
-        client,
-        desk: Desk::new(context.store.clone()),
-        counters: Counters::of(&part),
-        backoff: Backoff::new(options.backoff_max),
-        lines_max: options.batch_lines_max,
-        positions: [None, None],
-        bucket_tried: false,
-        operator_told: false,
-        shared: Arc::new((options, context)),
-        part,
-        stop,
-    };
-    sink.run().await;
+    Sink::new(client, options, context, part, stop).run().await;
 }
 
 struct Counters {
@@ -131,8 +120,8 @@ enum Outcome {
     Again,
 }
 
-struct Sink {
-    client: Client,
+struct Sink<F> {
+    client: F,
     desk: Desk,
     shared: Arc<(Options, Context)>,
     part: Arc<Part>,
@@ -149,7 +138,23 @@ struct Sink {
     stop: watch::Receiver<bool>,
 }
 
-impl Sink {
+impl<F: FarSide> Sink<F> {
+    fn new(client: F, options: Options, context: Context, part: Arc<Part>, stop: watch::Receiver<bool>) -> Self {
+        Self {
+            client,
+            desk: Desk::new(context.store.clone()),
+            counters: Counters::of(&part),
+            backoff: Backoff::new(options.backoff_max),
+            lines_max: options.batch_lines_max,
+            positions: [None, None],
+            bucket_tried: false,
+            operator_told: false,
+            shared: Arc::new((options, context)),
+            part,
+            stop,
+        }
+    }
+
     async fn run(mut self) {
         loop {
             let (mut behind, mut idle) = (0, true);
@@ -283,6 +288,7 @@ impl Sink {
 
     fn works(&mut self, quarantined: &[Quarantined]) {
         (self.bucket_tried, self.operator_told) = (false, false);
+        self.part.set_troubles(Vec::new());
         let (name, url) = (&self.shared.0.name, &self.shared.0.url);
         let now = self.shared.1.clock.now();
         match quarantined.first() {
@@ -313,7 +319,15 @@ impl Sink {
             warn!(sink = self.shared.0.name, reason, "store cannot be written to");
         }
         let wait = self.backoff.failed(fastrand::f64());
+        self.trouble(reason, wait);
         self.wait(wait).await
+    }
+
+    /// Says what keeps failing, and that it is tried again after `wait`.
+    fn trouble(&self, reason: String, wait: Duration) {
+        let (options, context) = &*self.shared;
+        let next = context.clock.now().plus_millis(millis(wait));
+        self.part.set_trouble(options.url.as_str(), reason, self.backoff.failures(), Some(next));
     }
 
     /// Our own store failed: the disk is full or gone.
@@ -322,6 +336,7 @@ impl Sink {
             error!(sink = self.shared.0.name, reason, "sink cannot use the embedded store");
         }
         let wait = self.backoff.failed(fastrand::f64());
+        self.trouble(reason, wait);
         self.wait(wait).await
     }
 
@@ -348,6 +363,7 @@ impl Sink {
             error!(sink = self.shared.0.name, detail, "store refuses to be written to, an operator is needed");
         }
         let wait = self.backoff.slow(fastrand::f64());
+        self.trouble(detail, wait);
         self.wait(wait).await
     }
 

@@ -168,7 +168,9 @@ async fn every_row_arrives_once_and_the_position_follows() {
     let (store, url) = Store::start(|_, _| ok()).await;
     let sink = Running::start(&city, options(&url));
     caught_up(&city, Feed::Rollup).await;
-    until("the sink is up", || sink.part.snapshot().state == State::Up).await;
+    // What is behind is counted after the turn in which the last row was sent.
+    let told = |part: PartSnapshot| part.state == State::Up && part.counters["feed_behind"] == 0;
+    until("the sink is up and has nothing behind it", || told(sink.part.snapshot())).await;
     let health = sink.stop().await;
     assert_eq!(store.kept(), lines_of(3));
     assert_eq!(store.seen()[0].0, "/api/v2/write?bucket=telemetry&org=city&precision=ms");

@@ -2,21 +2,22 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
 use tracing::{info, warn};
 
-use super::link::{Failure, Link, exception_name};
+use super::link::{Failure, Link, exception_name, is_lasting};
 use super::plan::{ReadRequest, plan};
 use super::schedule::{Entry, Next, Schedule};
 use super::{Deliver, Options};
-use crate::clock::Clock;
+use crate::backoff::Backoff;
+use crate::clock::{Clock, StepWatch};
 use crate::decode::modbus::{Block, BlockData, encode_poll};
-use crate::health::{Counter, Part, State};
+use crate::health::{Counter, Part, State, Trouble};
 use crate::inventory::{Connection, Device, Inventory, RegisterTable};
 use crate::journal::RefusedCause;
-use crate::model::{Frame, FrameKind, Timestamp};
+use crate::model::{Frame, FrameKind, Timestamp, millis};
 
 /// Interval of a device for which neither the inventory nor its profile declares one, in milliseconds.
 const INTERVAL_MS_DEFAULT: u32 = 60_000;
@@ -24,6 +25,14 @@ const INTERVAL_MS_DEFAULT: u32 = 60_000;
 const SLEEP_MAX: Duration = Duration::from_mins(1);
 /// Devices in trouble that a part's detail names.
 const NAMED_MAX: usize = 8;
+/// Least time between two log lines that say of the same device that it is in trouble, so that one that comes and goes
+/// does not fill the log; on the daemon's clock.
+const LINE_INTERVAL_MS: i64 = 60_000;
+/// Wait before registers are asked for again that the device says it does not have, and the longest one.
+const HOLE_FIRST: Duration = Duration::from_secs(10);
+const HOLE_LONGEST: Duration = Duration::from_hours(1);
+/// Wait before registers are asked for again that the device could not give at that moment.
+const REFUSED_FIRST: Duration = Duration::from_secs(1);
 
 /// A device as this endpoint polls it.
 struct Target {
@@ -32,9 +41,55 @@ struct Target {
     /// Index of its site.
     site: usize,
     unit: u8,
-    requests: Vec<ReadRequest>,
+    requests: Vec<Planned>,
     /// What is wrong with it.
-    trouble: Option<String>,
+    trouble: Option<Ailing>,
+    /// When the log last said that it is in trouble, and whether that is still what the log says.
+    told: Option<(Timestamp, bool)>,
+}
+
+/// A request of a device's poll.
+struct Planned {
+    request: ReadRequest,
+    /// Set while the device answers it with an exception: it is asked again later, not with every poll.
+    rest: Option<Rest>,
+}
+
+struct Rest {
+    backoff: Backoff,
+    longest: Duration,
+    until: Timestamp,
+    reason: String,
+}
+
+impl Planned {
+    fn new(request: ReadRequest) -> Self {
+        Self { request, rest: None }
+    }
+
+    /// Why it is not to be asked at `now`, where it is not.
+    fn resting(&self, now: Timestamp) -> Option<&str> {
+        let rest = self.rest.as_ref()?;
+        // A wait that is longer than any may be is one of before the clock was set.
+        let left_ms = rest.until.millis_since(now);
+        (left_ms > 0 && left_ms <= millis(rest.longest)).then_some(rest.reason.as_str())
+    }
+
+    /// Notes that the device answered it with exception `code`.
+    fn refused(&mut self, code: u8, reason: String, backoff_max: Duration, now: Timestamp) {
+        let (first, longest) = if is_lasting(code) { (HOLE_FIRST, HOLE_LONGEST) } else { (REFUSED_FIRST, backoff_max) };
+        let earlier = self.rest.take().filter(|rest| rest.longest == longest);
+        let mut backoff = earlier.map_or_else(|| Backoff::between(first, longest), |rest| rest.backoff);
+        let until = now.plus_millis(millis(backoff.failed(fastrand::f64())));
+        self.rest = Some(Rest { backoff, longest, until, reason });
+    }
+}
+
+/// A trouble of a device that lasts.
+struct Ailing {
+    reason: String,
+    since: Timestamp,
+    count: u64,
 }
 
 struct Counters {
@@ -76,6 +131,8 @@ pub(super) struct Surroundings {
 
 /// How a poll of a device went.
 enum Fate {
+    /// It was asked nothing: all that it is to be asked rests.
+    Unasked,
     /// Its unit answered, if only with exceptions.
     Answered,
     /// Its unit did not.
@@ -95,7 +152,8 @@ pub(super) struct Endpoint {
     link: Option<Link>,
     part: Arc<Part>,
     counters: Counters,
-    unreachable: Option<String>,
+    /// Why there is no connection, and since when.
+    unreachable: Option<(String, Timestamp)>,
     refused: Option<RefusedCause>,
     /// Whether what was reported last no longer holds.
     changed: bool,
@@ -116,15 +174,17 @@ impl Endpoint {
             let Ok(unit_index) = units.binary_search(&unit) else { continue };
             let topic = format!("{}/{}", around.inventory.site_of(device).id, device.name).into_boxed_str();
             let requests = plan(&device.profile, around.options.gap_registers_max);
+            let requests: Vec<_> = requests.into_iter().map(Planned::new).collect();
             if requests.is_empty() {
                 warn!(endpoint = %address, device = %topic, profile = device.profile.id, "modbus device has no registers to read");
                 continue;
             }
             let interval_ms = device.interval_ms.or(device.profile.interval_ms).unwrap_or(INTERVAL_MS_DEFAULT);
             entries.push(Entry::new(&topic, interval_ms, unit_index));
-            targets.push(Target { topic, site: device.site, unit, requests, trouble: None });
+            targets.push(Target { topic, site: device.site, unit, requests, trouble: None, told: None });
         }
-        let schedule = Schedule::new(&entries, around.options.backoff_max, around.clock.now());
+        let Options { backoff_max, request_timeout, .. } = around.options;
+        let schedule = Schedule::new(&entries, backoff_max, request_timeout, around.clock.now());
         let counters = Counters::new(&part);
         let (link, unreachable, refused, changed) = (None, None, None, true);
         Self { around, address, targets, units, schedule, link, part, counters, unreachable, refused, changed }
@@ -132,13 +192,19 @@ impl Endpoint {
 
     /// Polls until it is dropped.
     pub(super) async fn run(mut self) {
+        let clock = self.around.clock;
+        let mut watch = StepWatch::new(clock.now(), Instant::now());
         loop {
-            match self.schedule.next(self.around.clock.now()) {
+            let now = clock.now();
+            if watch.look(&clock, now, Instant::now()).is_some() {
+                self.schedule.clock_was_set(now);
+            }
+            match self.schedule.next(now) {
                 Next::Poll(index) => {
                     self.poll(index).await;
                     self.report();
                 }
-                Next::Wait(until) => sleep(self.around.clock.real_until(until).min(SLEEP_MAX)).await,
+                Next::Wait(until) => sleep(clock.real_until(until).min(SLEEP_MAX)).await,
             }
             let skipped = self.schedule.take_skipped();
             self.counters.late_polls.add(skipped.late);
@@ -151,39 +217,46 @@ impl Endpoint {
         if !self.around.inventory.sites()[self.targets[index].site].in_service(asked) {
             return;
         }
-        self.counters.polls.add(1);
-        let (blocks, trouble, fate) = self.read(index).await;
+        let (blocks, trouble, fate) = self.read(index, asked).await;
         let now = self.around.clock.now();
         match fate {
-            Fate::Answered => {
-                self.schedule.answered(index, now);
-            }
+            Fate::Unasked => return self.counters.polls_backed_off.add(1),
+            Fate::Answered => self.schedule.answered(index, asked, now),
             Fate::Silent => self.schedule.silent(index, asked, now, fastrand::f64()),
             Fate::Unreachable(reason) => {
                 self.schedule.unreachable(now, fastrand::f64());
-                self.changed |= self.unreachable.as_ref() != Some(&reason);
-                self.unreachable = Some(reason);
+                self.changed = true;
+                let since = self.unreachable.take().map_or(asked, |(_, since)| since);
+                self.unreachable = Some((reason, since));
             }
         }
+        self.counters.polls.add(1);
         if self.unreachable.is_none() {
-            self.note_trouble(index, trouble);
+            self.note_trouble(index, trouble, now);
         }
         if !blocks.is_empty() {
             self.deliver(index, &blocks, now);
         }
     }
 
-    /// Asks for all of a device's blocks. What was answered before a failure counts.
-    async fn read(&mut self, index: usize) -> (Vec<Block>, Option<String>, Fate) {
+    /// Asks for all of a device's blocks but those that rest. What was answered before a failure counts.
+    async fn read(&mut self, index: usize, now: Timestamp) -> (Vec<Block>, Option<String>, Fate) {
         let unit = self.targets[index].unit;
         let mut requests = std::mem::take(&mut self.targets[index].requests).into_iter();
-        let (mut blocks, mut kept, mut trouble, mut fate) = (Vec::new(), Vec::new(), None, Fate::Answered);
-        for request in requests.by_ref() {
-            let failure = match self.ask(unit, &request).await {
+        let (mut blocks, mut kept, mut trouble, mut fate) = (Vec::new(), Vec::new(), None, Fate::Unasked);
+        for mut planned in requests.by_ref() {
+            if let Some(reason) = planned.resting(now) {
+                trouble.get_or_insert_with(|| reason.to_owned());
+                kept.push(planned);
+                continue;
+            }
+            fate = Fate::Answered;
+            let request = &planned.request;
+            let failure = match self.ask(unit, request).await {
                 Ok(data) => {
                     self.counters.registers.add(u64::try_from(data.len()).unwrap_or(u64::MAX));
                     blocks.push(Block { table: request.table, address: request.address, data });
-                    kept.push(request);
+                    kept.push(Planned::new(planned.request));
                     continue;
                 }
                 Err(failure) => failure,
@@ -191,17 +264,22 @@ impl Endpoint {
             if let Failure::Exception(2 | 3) = failure
                 && let Some(parts) = request.split()
             {
-                kept.extend(parts);
+                kept.extend(parts.into_iter().map(Planned::new));
                 continue;
             }
-            trouble = trouble.or_else(|| Some(self.describe(&request, &failure)));
-            kept.push(request);
+            let reason = self.describe(request, &failure);
+            trouble.get_or_insert_with(|| reason.clone());
             match failure {
                 // A gateway says so of a unit behind it that is not there.
                 Failure::Exception(10 | 11) | Failure::Timeout | Failure::Lost(_) => fate = Fate::Silent,
-                Failure::Exception(_) => continue,
+                Failure::Exception(code) => {
+                    planned.refused(code, reason, self.around.options.backoff_max, now);
+                    kept.push(planned);
+                    continue;
+                }
                 Failure::Unreachable(reason) => fate = Fate::Unreachable(reason),
             }
+            kept.push(planned);
             break;
         }
         kept.extend(requests);
@@ -256,26 +334,65 @@ impl Endpoint {
                     RegisterTable::Input => "input registers",
                 };
                 let (first, last) = (request.address, request.address.saturating_add(request.count - 1));
-                format!("exception {code} ({}) at {table} {first}-{last}", exception_name(*code))
+                let (name, advice) = exception_name(*code);
+                format!("exception {code} ({name}) at {table} {first}-{last}; {advice}")
             }
-            Failure::Timeout => format!("no answer within {:?}", self.around.options.request_timeout),
+            Failure::Timeout => {
+                let span = self.around.options.request_timeout;
+                format!("no answer within {span:?}; check the unit number, and that the device is on")
+            }
             Failure::Lost(reason) | Failure::Unreachable(reason) => reason.clone(),
         }
     }
 
-    fn note_trouble(&mut self, index: usize, trouble: Option<String>) {
+    fn note_trouble(&mut self, index: usize, trouble: Option<String>, now: Timestamp) {
         let target = &mut self.targets[index];
-        match (&target.trouble, &trouble) {
-            (None, Some(trouble)) => {
-                warn!(endpoint = %self.address, device = %target.topic, unit = target.unit, %trouble, "modbus device in trouble");
+        self.changed |= target.trouble.is_some() || trouble.is_some();
+        match trouble {
+            None => {
+                target.trouble = None;
+                if let Some((_, told @ true)) = &mut target.told {
+                    *told = false;
+                    info!(endpoint = %self.address, device = %target.topic, unit = target.unit, "modbus device answers again");
+                }
             }
-            (Some(_), None) => {
-                info!(endpoint = %self.address, device = %target.topic, unit = target.unit, "modbus device answers again");
+            Some(reason) => {
+                let since = target.trouble.as_ref().map_or(now, |ailing| ailing.since);
+                let count = target.trouble.as_ref().map_or(0, |ailing| ailing.count) + 1;
+                let due = match target.told {
+                    None => true,
+                    Some((_, true)) => false,
+                    Some((at, false)) => !(0..LINE_INTERVAL_MS).contains(&now.millis_since(at)),
+                };
+                if due {
+                    target.told = Some((now, true));
+                    warn!(endpoint = %self.address, device = %target.topic, unit = target.unit, trouble = reason, "modbus device in trouble");
+                }
+                target.trouble = Some(Ailing { reason, since, count });
             }
-            _ => {}
         }
-        self.changed |= target.trouble != trouble;
-        target.trouble = trouble;
+    }
+
+    /// What keeps failing, for people: the endpoint as a whole, or its devices.
+    fn troubles(&self) -> Vec<Trouble> {
+        if let Some((reason, since)) = &self.unreachable {
+            let (count, next) = self.schedule.outlook(0);
+            let (subject, reason) = (self.address.to_string(), reason.clone());
+            return vec![Trouble { subject, reason, since: *since, count, next: Some(next) }];
+        }
+        let ailing = self.targets.iter().enumerate().filter_map(|(index, it)| Some((index, it, it.trouble.as_ref()?)));
+        let trouble = |(index, target, ailing): (usize, &Target, &Ailing)| {
+            let resting = target.requests.iter().filter_map(|planned| Some(planned.rest.as_ref()?.until)).min();
+            let next = self.schedule.outlook(index).1;
+            Trouble {
+                subject: format!("unit {} ({})", target.unit, target.topic),
+                reason: ailing.reason.clone(),
+                since: ailing.since,
+                count: ailing.count,
+                next: Some(resting.map_or(next, |until| until.max(next))),
+            }
+        };
+        ailing.map(trouble).collect()
     }
 
     fn deliver(&mut self, index: usize, blocks: &[Block], arrival: Timestamp) {
@@ -297,8 +414,8 @@ impl Endpoint {
             return;
         }
         let units_failing = (0..self.units.len()).filter(|&unit| self.schedule.failing(unit)).count();
-        let troubles: Vec<_> = self.targets.iter().filter_map(|it| Some((it, it.trouble.as_ref()?))).collect();
-        let (state, detail) = if let Some(reason) = &self.unreachable {
+        let troubles = self.troubles();
+        let (state, detail) = if let Some((reason, _)) = &self.unreachable {
             (State::Down, format!("no connection: {reason}"))
         } else if let Some(cause) = self.refused {
             (State::Degraded, format!("the journal takes no polls: {}", cause_name(cause)))
@@ -309,7 +426,7 @@ impl Endpoint {
             let mut parts: Vec<_> = troubles
                 .iter()
                 .take(NAMED_MAX)
-                .map(|(target, trouble)| format!("unit {} ({}): {trouble}", target.unit, target.topic))
+                .map(|trouble| format!("{}: {}", trouble.subject, trouble.reason))
                 .collect();
             if troubles.len() > NAMED_MAX {
                 parts.push(format!("and {} more", troubles.len() - NAMED_MAX));
@@ -318,6 +435,7 @@ impl Endpoint {
         };
         let units_failing = if self.unreachable.is_some() { self.units.len() } else { units_failing };
         self.counters.units_failing.set(u64::try_from(units_failing).unwrap_or(u64::MAX));
+        self.part.set_troubles(troubles);
         if self.part.report(state, &detail, self.around.clock.now()) {
             match state {
                 State::Down => warn!(endpoint = %self.address, detail, "modbus endpoint is down"),

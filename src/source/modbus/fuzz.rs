@@ -9,7 +9,7 @@ use super::link::{Failure, Link};
 use super::plan::{ReadRequest, plan};
 use crate::decode::modbus::BlockData;
 use crate::fuzzing::Script;
-use crate::inventory::{ByteOrder, DataType, MetricDef, Profile, Register, RegisterTable, UnknownMetrics};
+use crate::inventory::{ByteOrder, DataType, MetricDef, Profile, Register, RegisterTable, TimePolicy, UnknownMetrics};
 
 /// Bytes of a request to read: a header of seven, function, address, count.
 const REQUEST_BYTES: usize = 12;
@@ -111,6 +111,7 @@ fn profile(script: &mut Script<'_>) -> Profile {
         description: String::new(),
         interval_ms: None,
         unknown_metrics: UnknownMetrics::Refuse,
+        time: TimePolicy::default(),
         metrics: (0..=script.byte() % 6).map(|slot| metric(slot, script)).collect(),
     }
 }

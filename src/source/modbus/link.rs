@@ -4,6 +4,7 @@
 //! saw a transport error must be dropped; only an exception leaves it good.
 
 use std::fmt::Debug;
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -30,20 +31,28 @@ pub(super) enum Failure {
     Unreachable(String),
 }
 
-/// Name of an exception code (Modbus Application Protocol 1.1b3, 7).
-pub(super) const fn exception_name(code: u8) -> &'static str {
+/// Name of an exception code (Modbus Application Protocol 1.1b3, 7), and what to do about it.
+pub(super) const fn exception_name(code: u8) -> (&'static str, &'static str) {
     match code {
-        1 => "illegal function",
-        2 => "illegal data address",
-        3 => "illegal data value",
-        4 => "server device failure",
-        5 => "acknowledge",
-        6 => "server device busy",
-        8 => "memory parity error",
-        10 => "gateway path unavailable",
-        11 => "gateway target device failed to respond",
-        _ => "not in the standard",
+        1 => ("illegal function", "the device does not serve this table; check the profile's tables"),
+        2 => ("illegal data address", "the device has no such registers; check the profile's addresses"),
+        3 => ("illegal data value", "the device refuses so many registers at once; check the profile's addresses"),
+        4 => ("server device failure", "the device reports a fault of its own; look at the device"),
+        5 => ("acknowledge", "the device is still at work on an earlier request"),
+        6 => ("server device busy", "the device is busy; poll it less often, or look who else asks it"),
+        8 => ("memory parity error", "the device reports damaged memory; look at the device"),
+        10 => ("gateway path unavailable", "the gateway has no way to this unit; check its serial port and unit list"),
+        11 => (
+            "gateway target device failed to respond",
+            "the unit behind the gateway does not answer; check its power, wiring and unit number",
+        ),
+        _ => ("not in the standard", "look it up in the device's manual"),
     }
+}
+
+/// Whether a device that answers with this exception will answer so until its firmware or our profile is another.
+pub(super) const fn is_lasting(code: u8) -> bool {
+    matches!(code, 1..=3)
 }
 
 /// An open connection.
@@ -60,11 +69,11 @@ impl Link {
     /// a name share, so that one that leads nowhere does not keep the others from being tried.
     pub(super) async fn open(endpoint: &str, connect_timeout: Duration) -> Result<Self, Failure> {
         let unreachable = |reason: String| Failure::Unreachable(reason);
-        let late = |_| unreachable(format!("no connection within {connect_timeout:?}"));
+        let late = |span: Duration| format!("no connection within {span:?}; check address, cable and firewall");
         let addresses: Vec<_> = timeout(connect_timeout, lookup_host(endpoint))
             .await
-            .map_err(late)?
-            .map_err(|error| unreachable(error.to_string()))?
+            .map_err(|_| unreachable(late(connect_timeout)))?
+            .map_err(|error| unreachable(format!("the name cannot be resolved: {error}")))?
             .collect();
         let share = connect_timeout / u32::try_from(addresses.len().max(1)).unwrap_or(u32::MAX);
         let mut failure = unreachable("the name has no address".to_owned());
@@ -74,8 +83,8 @@ impl Link {
                     stream.set_nodelay(true).map_err(|error| unreachable(error.to_string()))?;
                     return Ok(Self::over(stream));
                 }
-                Ok(Err(error)) => failure = unreachable(error.to_string()),
-                Err(_) => failure = unreachable(format!("no connection within {share:?}")),
+                Ok(Err(error)) => failure = unreachable(words(&error)),
+                Err(_) => failure = unreachable(late(share)),
             }
         }
         Err(failure)
@@ -141,21 +150,64 @@ fn block(response: Response, count: usize) -> Result<BlockData, Failure> {
 
 fn reason(error: Error) -> String {
     match error {
-        Error::Protocol(ProtocolError::HeaderMismatch { .. }) => "an answer to another request came".to_owned(),
-        Error::Protocol(ProtocolError::FunctionCodeMismatch { .. }) => "an answer of another function came".to_owned(),
-        // The library reports a closed connection as whatever error the thread saw last.
-        Error::Transport(error)
-            if matches!(error.raw_os_error(), Some(0)) || error.kind() == std::io::ErrorKind::WouldBlock =>
-        {
-            "the connection was closed".to_owned()
+        Error::Protocol(ProtocolError::HeaderMismatch { .. }) => {
+            "an answer with another transaction or unit number came; check the gateway's unit numbers".to_owned()
         }
-        Error::Transport(error) => error.to_string(),
+        Error::Protocol(ProtocolError::FunctionCodeMismatch { .. }) => "an answer of another function came".to_owned(),
+        // The library reports a connection that was closed as whatever error the thread saw last.
+        Error::Transport(error) if error.raw_os_error().is_some() && !is_of_a_connection(error.kind()) => {
+            "the connection was closed without an answer; the device may serve too few clients at once".to_owned()
+        }
+        Error::Transport(error) if error.kind() == ErrorKind::Other => {
+            format!("the answer broke off ({error}); look at the device or the gateway")
+        }
+        Error::Transport(error) => words(&error),
+    }
+}
+
+/// Whether the system says this of a connection that breaks.
+fn is_of_a_connection(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::BrokenPipe
+            | ErrorKind::TimedOut
+            | ErrorKind::HostUnreachable
+            | ErrorKind::NetworkUnreachable
+    )
+}
+
+/// An error of the system or the codec, and what to do about it.
+fn words(error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::ConnectionRefused => {
+            "connection refused; check the port, and that Modbus TCP is enabled in the device".to_owned()
+        }
+        ErrorKind::ConnectionReset => {
+            "the connection was reset; the device may serve too few clients at once".to_owned()
+        }
+        ErrorKind::InvalidData => {
+            format!("what came is not Modbus TCP ({error}); check the port, and that it is not RTU over TCP")
+        }
+        _ => error.to_string(),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_closed_connection_is_told_as_such_whatever_error_the_thread_saw_last() {
+        let said = |error: std::io::Error| reason(Error::Transport(error));
+        for stale in [0, 11, 115] {
+            assert!(said(std::io::Error::from_raw_os_error(stale)).contains("was closed without an answer"));
+        }
+        assert!(said(std::io::Error::from_raw_os_error(104)).contains("was reset"));
+        assert!(said(ErrorKind::InvalidData.into()).contains("not Modbus TCP"));
+        assert!(said(std::io::Error::other("bytes remaining on stream")).contains("broke off"));
+    }
 
     #[test]
     fn an_answer_of_another_length_is_refused() {

@@ -116,6 +116,7 @@ mod tests {
             description: String::new(),
             interval_ms: None,
             unknown_metrics: UnknownMetrics::Refuse,
+            time: crate::inventory::TimePolicy::default(),
             metrics: registers.iter().map(metric).collect(),
         }
     }

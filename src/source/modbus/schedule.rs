@@ -4,16 +4,22 @@
 //! stay where they are when devices come and go. A device has one poll due at most: what could not be made in time is
 //! skipped and counted, never queued. A unit that does not answer is left alone for a while that doubles with each
 //! failure, and all such units together take a fifth of the connection's time at most, so that a dead unit costs its
-//! neighbours little. Pure: `now` is an argument, jitter too.
+//! neighbours little. A device that answers, but slowly, comes after those that are prompt, and is held to a fifth of the
+//! time as well where it cost one of them a poll. Whoever has waited long has its turn, however busy the connection is.
+//! Pure: `now` is an argument, jitter too.
 
 use std::time::Duration;
 
-use crate::model::Timestamp;
+use crate::backoff::Backoff;
+use crate::model::{Timestamp, millis};
 
 /// First wait after a failure; doubled with each further one.
-const BACKOFF_FIRST_MS: i64 = 1_000;
-/// After a unit did not answer, its failing neighbours wait this many times as long as that took.
-const FAILING_REST: i64 = 4;
+const BACKOFF_FIRST: Duration = Duration::from_secs(1);
+/// After a unit did not answer, its failing neighbours wait this many times as long as that took; so do slow devices
+/// after one that cost a prompt one a poll.
+const REST: i64 = 4;
+/// A failing or slow device that has waited for so long comes like a prompt one.
+const PATIENCE_MS: i64 = 10_000;
 
 /// A device's place in the schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,21 +79,23 @@ pub(super) struct Skipped {
     pub(super) backed_off: u64,
 }
 
-#[derive(Clone, Copy, Debug, Default)]
-struct Backoff {
-    failures: u32,
+/// Attempts at a unit or an endpoint, on the daemon's clock.
+#[derive(Clone, Copy, Debug)]
+struct Attempts {
+    backoff: Backoff,
+    /// Set while it fails: when it is tried again.
     until: Option<Timestamp>,
 }
 
-impl Backoff {
-    /// Counts a failure at `now`. `jitter` in [0, 1) shortens the wait by up to a fifth.
-    #[expect(clippy::cast_possible_truncation, reason = "a fraction of a wait that i64 holds")]
-    #[expect(clippy::cast_precision_loss, reason = "a wait in milliseconds lies far below 2^53")]
-    fn fail(&mut self, max_ms: i64, now: Timestamp, jitter: f64) {
-        let doubled_ms = BACKOFF_FIRST_MS << self.failures.min(30);
-        let wait_ms = doubled_ms.min(max_ms);
-        self.failures = self.failures.saturating_add(1);
-        self.until = Some(now.plus_millis(wait_ms - (wait_ms as f64 * 0.2 * jitter) as i64));
+impl Attempts {
+    /// Counts a failure at `now`; `share` as in [`Backoff::failed`].
+    fn fail(&mut self, now: Timestamp, share: f64) {
+        self.until = Some(now.plus_millis(millis(self.backoff.failed(share))));
+    }
+
+    fn succeed(&mut self) {
+        self.backoff.succeeded();
+        self.until = None;
     }
 
     /// Ends the wait where the clock went back so far that it would last longer than it ever may.
@@ -104,6 +112,8 @@ struct Target {
     due: Timestamp,
     /// Number of its last poll among all of the endpoint; 0 where it has had none.
     polled: u64,
+    /// Whether it has not shown itself to be prompt: its last poll was answered late, or not at all.
+    slow: bool,
 }
 
 impl Target {
@@ -122,10 +132,14 @@ impl Target {
 #[derive(Debug)]
 pub(super) struct Schedule {
     targets: Vec<Target>,
-    units: Vec<Backoff>,
-    endpoint: Backoff,
+    units: Vec<Attempts>,
+    endpoint: Attempts,
     /// No failing unit is tried before this instant.
     failing_after: Timestamp,
+    /// No slow device is polled before this instant.
+    slow_after: Timestamp,
+    /// Milliseconds from which on a poll is slow.
+    slow_ms: i64,
     backoff_max_ms: i64,
     /// Polls given out.
     polls: u64,
@@ -133,14 +147,19 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
-    pub(super) fn new(entries: &[Entry], backoff_max: Duration, now: Timestamp) -> Self {
+    /// A schedule of `entries`; a poll that takes half a `request_timeout` or longer is slow.
+    pub(super) fn new(entries: &[Entry], backoff_max: Duration, request_timeout: Duration, now: Timestamp) -> Self {
         let units_count = entries.iter().map(|entry| entry.unit + 1).max().unwrap_or(0);
+        let fresh = Attempts { backoff: Backoff::between(BACKOFF_FIRST, backoff_max), until: None };
+        let target = |&entry: &Entry| Target { entry, due: entry.first_due(now), polled: 0, slow: true };
         Self {
-            targets: entries.iter().map(|&entry| Target { entry, due: entry.first_due(now), polled: 0 }).collect(),
-            units: vec![Backoff::default(); units_count],
-            endpoint: Backoff::default(),
+            targets: entries.iter().map(target).collect(),
+            units: vec![fresh; units_count],
+            endpoint: fresh,
             failing_after: now,
-            backoff_max_ms: i64::try_from(backoff_max.as_millis()).unwrap_or(i64::MAX).clamp(1, i64::MAX / 4),
+            slow_after: now,
+            slow_ms: millis(request_timeout / 2).max(1),
+            backoff_max_ms: millis(backoff_max).clamp(1, i64::MAX / 4),
             polls: 0,
             skipped: Skipped::default(),
         }
@@ -148,7 +167,8 @@ impl Schedule {
 
     /// What to do at `now`. A poll that it gives is taken: the device's next one lies in the future.
     ///
-    /// Devices of units that answer come first, among them the one whose last poll is the longest ago.
+    /// Prompt devices come first, then slow ones, then those of units that did not answer; among them the one whose last
+    /// poll is the longest ago.
     pub(super) fn next(&mut self, now: Timestamp) -> Next {
         self.follow_clock(now);
         if let Some(until) = self.endpoint.until {
@@ -166,13 +186,18 @@ impl Schedule {
         }
         let ready = |target: &Target| self.ready_at(target);
         let due = self.targets.iter().enumerate().filter(|(_, target)| ready(target) <= now);
-        match due.min_by_key(|(_, target)| (self.failing(target.entry.unit), target.polled)) {
+        match due.min_by_key(|(_, target)| (self.rank(target, now), target.polled)) {
             Some((index, _)) => {
                 // The poll itself is made; the further ones that are due already are not.
                 self.polls += 1;
                 let target = &mut self.targets[index];
                 target.polled = self.polls;
-                self.skipped.late += target.skip_to(now).saturating_sub(1);
+                let skipped = target.skip_to(now).saturating_sub(1);
+                if self.units[target.entry.unit].until.is_some() {
+                    self.skipped.backed_off += skipped;
+                } else {
+                    self.skipped.late += skipped;
+                }
                 Next::Poll(index)
             }
             None => Next::Wait(self.targets.iter().map(ready).min().unwrap_or(now.plus_millis(60_000))),
@@ -183,7 +208,18 @@ impl Schedule {
     fn ready_at(&self, target: &Target) -> Timestamp {
         match self.units[target.entry.unit].until {
             Some(until) => target.due.max(until).max(self.failing_after),
+            None if target.slow => target.due.max(self.slow_after),
             None => target.due,
+        }
+    }
+
+    fn rank(&self, target: &Target, now: Timestamp) -> u8 {
+        if now.millis_since(self.ready_at(target)) >= PATIENCE_MS {
+            0
+        } else if self.failing(target.entry.unit) {
+            2
+        } else {
+            u8::from(target.slow)
         }
     }
 
@@ -196,9 +232,23 @@ impl Schedule {
         }
         let max_ms = self.backoff_max_ms;
         self.units.iter_mut().chain([&mut self.endpoint]).for_each(|it| it.forget_if_clock_went_back(max_ms, now));
-        if self.failing_after.millis_since(now) > max_ms {
-            self.failing_after = now;
+        for after in [&mut self.failing_after, &mut self.slow_after] {
+            if after.millis_since(now) > max_ms {
+                *after = now;
+            }
         }
+    }
+
+    /// Takes up the grid anew where the clock was set: no poll was missed meanwhile, and nobody waits for a time that the
+    /// clock has left behind.
+    pub(super) fn clock_was_set(&mut self, now: Timestamp) {
+        for target in &mut self.targets {
+            target.due = target.entry.first_due(now);
+        }
+        for backoff in self.units.iter_mut().chain([&mut self.endpoint]) {
+            backoff.until = backoff.until.map(|_| now.plus_millis(-1)); // what is due now is not skipped
+        }
+        self.failing_after = now;
     }
 
     /// Whether `unit` did not answer the last time.
@@ -206,33 +256,52 @@ impl Schedule {
         self.units[unit].until.is_some()
     }
 
-    /// Says that the device's unit answered, be it with an exception.
-    pub(super) fn answered(&mut self, index: usize, now: Timestamp) {
+    /// Failures since the device's unit, or the endpoint, last answered, and when it is tried again.
+    pub(super) fn outlook(&self, index: usize) -> (u64, Timestamp) {
+        let target = &self.targets[index];
+        let ready = self.ready_at(target);
+        match self.endpoint.until {
+            Some(until) => (self.endpoint.backoff.failures(), until),
+            None => (self.units[target.entry.unit].backoff.failures(), ready),
+        }
+    }
+
+    /// Says that the device's unit answered what it was asked between `asked` and `now`, be it with an exception.
+    pub(super) fn answered(&mut self, index: usize, asked: Timestamp, now: Timestamp) {
         let unit = self.targets[index].entry.unit;
         if self.units.iter().all(|unit| unit.until.is_some()) {
             // The endpoint as a whole is back: its other units need not wait out what was not their own fault.
             self.units.iter_mut().for_each(|unit| unit.until = Some(now));
             self.failing_after = now;
         }
-        self.units[unit] = Backoff::default();
+        self.units[unit].succeed();
+        let took_ms = now.millis_since(asked);
+        self.targets[index].slow = took_ms >= self.slow_ms;
+        let lost_a_poll = |other: &Target| {
+            !other.slow && !self.failing(other.entry.unit) && now.millis_since(other.due) >= other.entry.interval_ms
+        };
+        if self.targets[index].slow && self.targets.iter().any(lost_a_poll) {
+            self.slow_after = now.plus_millis(took_ms.saturating_mul(REST).min(self.backoff_max_ms));
+        }
     }
 
     /// Says that the device's unit did not answer between `asked` and `now`.
-    pub(super) fn silent(&mut self, index: usize, asked: Timestamp, now: Timestamp, jitter: f64) {
+    pub(super) fn silent(&mut self, index: usize, asked: Timestamp, now: Timestamp, share: f64) {
         let unit = self.targets[index].entry.unit;
-        self.units[unit].fail(self.backoff_max_ms, now, jitter);
-        let rest_ms = now.millis_since(asked).max(0).saturating_mul(FAILING_REST).min(self.backoff_max_ms);
+        self.units[unit].fail(now, share);
+        self.targets[index].slow = true;
+        let rest_ms = now.millis_since(asked).max(0).saturating_mul(REST).min(self.backoff_max_ms);
         self.failing_after = now.plus_millis(rest_ms);
     }
 
     /// Says that the endpoint took no connection.
-    pub(super) fn unreachable(&mut self, now: Timestamp, jitter: f64) {
-        self.endpoint.fail(self.backoff_max_ms, now, jitter);
+    pub(super) fn unreachable(&mut self, now: Timestamp, share: f64) {
+        self.endpoint.fail(now, share);
     }
 
     /// Says that the endpoint took a connection.
     pub(super) fn reachable(&mut self) {
-        self.endpoint = Backoff::default();
+        self.endpoint.succeed();
     }
 
     /// Polls skipped since this was last asked.
@@ -253,8 +322,22 @@ mod tests {
         Entry { interval_ms, phase_ms, unit }
     }
 
+    #[test]
+    fn a_clock_that_is_set_misses_no_polls_and_ends_no_wait_late() {
+        for set_to in [56 * 365 * 86_400_000, -3_600_000] {
+            let mut schedule = schedule(&[entry(10_000, 0, 0), entry(10_000, 5_000, 1)]);
+            assert_eq!(schedule.next(at(0)), Next::Poll(0));
+            schedule.silent(0, at(0), at(1_000), 0.0);
+            schedule.clock_was_set(at(set_to));
+            assert_eq!(schedule.next(at(set_to)), Next::Poll(0));
+            assert_eq!(schedule.next(at(set_to)), Next::Wait(at(set_to + 5_000)));
+            assert_eq!(schedule.next(at(set_to + 5_000)), Next::Poll(1));
+            assert_eq!(schedule.take_skipped(), Skipped::default());
+        }
+    }
+
     fn schedule(entries: &[Entry]) -> Schedule {
-        Schedule::new(entries, Duration::from_mins(1), at(0))
+        Schedule::new(entries, Duration::from_mins(1), Duration::from_secs(1), at(0))
     }
 
     #[test]
@@ -319,7 +402,7 @@ mod tests {
             match schedule.next(at(now)) {
                 Next::Poll(_) => {
                     tries.push(now);
-                    schedule.silent(0, at(now), at(now), 0.0);
+                    schedule.silent(0, at(now), at(now), 1.0);
                 }
                 Next::Wait(until) => now = until.as_millis(),
             }
@@ -343,7 +426,7 @@ mod tests {
                 Next::Poll(0) => {
                     now += 5;
                     good += 1;
-                    schedule.answered(0, at(now));
+                    schedule.answered(0, at(now - 5), at(now));
                 }
                 Next::Poll(index) => {
                     schedule.silent(index, at(now), at(now + 1_000), 0.5);
@@ -360,15 +443,101 @@ mod tests {
         assert!(good >= 550, "{good} of 600");
     }
 
+    /// Runs `entries` to `end`; a poll of device `index` takes `took_ms(index)`, and is answered where that is below the
+    /// time-out. Gives the polls of each device.
+    fn simulate(entries: &[Entry], end: i64, took_ms: impl Fn(usize, i64) -> i64) -> Vec<i64> {
+        let mut schedule = schedule(entries);
+        let (mut now, mut polls) = (0, vec![0; entries.len()]);
+        while now < end {
+            match schedule.next(at(now)) {
+                Next::Poll(index) => {
+                    let (asked, took) = (now, took_ms(index, now));
+                    now += took;
+                    polls[index] += 1;
+                    match took {
+                        1_000 => schedule.silent(index, at(asked), at(now), 0.5),
+                        _ => schedule.answered(index, at(asked), at(now)),
+                    }
+                }
+                Next::Wait(until) => {
+                    assert!(until > at(now));
+                    now = until.as_millis();
+                }
+            }
+        }
+        polls
+    }
+
+    #[test]
+    fn of_thirty_two_units_on_one_connection_eight_dead_ones_cost_the_others_hardly_a_poll() {
+        let entries: Vec<_> = (0..32).map(|unit| Entry::new(&format!("S/u{unit}"), 2_000, unit)).collect();
+        let took_ms = |index, _| if index % 4 == 0 { 1_000 } else { 5 };
+        let (first, both) = (simulate(&entries, 600_000, took_ms), simulate(&entries, 1_200_000, took_ms));
+        for index in 0..32 {
+            let (polls, later) = (first[index], both[index] - first[index]);
+            if index % 4 == 0 {
+                assert!((10..=40).contains(&polls) && (8..=20).contains(&later), "{first:?} {both:?}");
+            } else {
+                // Until the dead ones are known for dead, a few of the 300 are lost; later none.
+                assert!(polls >= 295 && later >= 299, "{first:?} {both:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn slow_devices_keep_their_pace_while_they_cost_nobody_a_poll() {
+        // Two take 900 ms of every 10 s; eight prompt ones are polled every second and lose nothing.
+        let mut entries: Vec<_> =
+            (0..8).map(|unit| entry(1_000, i64::try_from(unit).expect("few") * 90, unit)).collect();
+        entries.extend([entry(10_000, 400, 8), entry(10_000, 5_000, 9)]);
+        let polls = simulate(&entries, 600_000, |index, _| if index < 8 { 5 } else { 900 });
+        assert!(polls[..8].iter().all(|&count| count >= 598), "{polls:?}");
+        assert_eq!(polls[8..], [60, 60]);
+    }
+
+    #[test]
+    fn a_slow_device_that_costs_its_neighbours_polls_is_held_to_a_fifth_of_the_time() {
+        // Device 0 asks for 2.7 s of every second; the others are prompt.
+        let entries: Vec<_> = (0..8).map(|unit| entry(1_000, i64::try_from(unit).expect("few") * 90, unit)).collect();
+        let polls = simulate(&entries, 600_000, |index, _| if index == 0 { 2_700 } else { 5 });
+        assert!(polls[0] >= 40 && (polls[0] - 2) * 2_700 <= 600_000 / 5, "{polls:?}");
+        assert!(polls[1..].iter().all(|&count| count >= 500), "{polls:?}");
+    }
+
+    #[test]
+    fn devices_that_are_all_slow_share_the_connection_and_rest_for_nobody() {
+        let entries: Vec<_> = (0..4).map(|unit| entry(1_000, 0, unit)).collect();
+        let polls = simulate(&entries, 600_000, |_, _| 700);
+        assert!(polls.iter().sum::<i64>() >= 850, "{polls:?}");
+        assert!(polls.iter().all(|&count| (210..=216).contains(&count)), "{polls:?}");
+    }
+
+    #[test]
+    fn a_unit_that_comes_back_is_found_however_busy_the_connection_is() {
+        // Two devices ask for more than there is; the third is dead for a minute.
+        let entries = [entry(100, 0, 0), entry(100, 50, 1), entry(1_000, 0, 2)];
+        let took_ms = |index, now| {
+            if index < 2 {
+                80
+            } else if now < 60_000 {
+                1_000
+            } else {
+                5
+            }
+        };
+        let polls = simulate(&entries, 240_000, took_ms);
+        assert!(polls[2] >= 100, "{polls:?}");
+    }
+
     #[test]
     fn an_endpoint_that_comes_back_has_all_its_units_tried_at_once() {
         let mut schedule = schedule(&[entry(1_000, 0, 0), entry(1_000, 100, 1)]);
         for _ in 0..8 {
-            schedule.silent(0, at(0), at(0), 0.0);
-            schedule.silent(1, at(0), at(0), 0.0);
+            schedule.silent(0, at(0), at(0), 1.0);
+            schedule.silent(1, at(0), at(0), 1.0);
         }
         assert_eq!(schedule.next(at(30_000)), Next::Wait(at(60_000)));
-        schedule.answered(0, at(30_010));
+        schedule.answered(0, at(30_005), at(30_010));
         assert_eq!(schedule.next(at(30_050)), Next::Wait(at(30_100)));
         assert_eq!(schedule.next(at(30_100)), Next::Poll(1));
     }
@@ -377,8 +546,8 @@ mod tests {
     fn polls_of_an_endpoint_that_takes_no_connection_are_counted_as_backed_off() {
         let mut schedule = schedule(&[entry(1_000, 0, 0), entry(1_000, 600, 1)]);
         assert_eq!(schedule.next(at(0)), Next::Poll(0));
-        schedule.unreachable(at(0), 0.0);
-        schedule.unreachable(at(0), 0.0);
+        schedule.unreachable(at(0), 1.0);
+        schedule.unreachable(at(0), 1.0);
         assert_eq!(schedule.next(at(1)), Next::Wait(at(2_000)));
         assert_eq!(schedule.next(at(2_000)), Next::Wait(at(2_600)));
         assert_eq!(schedule.take_skipped(), Skipped { late: 0, backed_off: 2 + 2 });
@@ -394,7 +563,7 @@ mod tests {
         assert_eq!(schedule.next(at(later + 1)), Next::Poll(0));
         assert_eq!(schedule.next(at(later + 1)), Next::Poll(1));
         assert_eq!(schedule.next(at(later + 2)), Next::Wait(at(later + 5_000)));
-        schedule.silent(1, at(later), at(later + 2), 0.0);
+        schedule.silent(1, at(later), at(later + 2), 1.0);
         // Back by a day: waits and dues of the old time are worth nothing.
         assert_eq!(schedule.next(at(later + 2 - day)), Next::Wait(at(5_000)));
         assert_eq!(schedule.next(at(5_000)), Next::Poll(1));

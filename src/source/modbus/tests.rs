@@ -18,7 +18,7 @@ use crate::decode::modbus::{Block, BlockData, decode, encode_poll};
 use crate::health::PartSnapshot;
 use crate::inventory::{ByteOrder, DataType, MetricDef, Profile, Register, RegisterTable, Site, UnknownMetrics};
 use crate::journal::{self, Entry, Folder, Journal};
-use crate::model::{DeviceId, FrameKind, JournalPosition};
+use crate::model::{DeviceId, FrameKind, JournalPosition, Timestamp};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -31,6 +31,8 @@ enum Manner {
     Hangs,
     /// Refuses what touches register 50.
     Hole,
+    /// Refuses what touches register 200, three times.
+    HoleThrice,
     /// Is not there; the gateway says so.
     Gateway,
     /// Answers the first request when it is told to, the others at once.
@@ -84,6 +86,11 @@ impl Service for Handler {
             Some(Manner::Hole) if (address..address + count).contains(&50) => {
                 Box::pin(ready(Err(ExceptionCode::IllegalDataAddress)))
             }
+            Some(Manner::HoleThrice)
+                if (address..address + count).contains(&200) && self.0.late.fetch_add(1, Ordering::Relaxed) < 3 =>
+            {
+                Box::pin(ready(Err(ExceptionCode::IllegalDataAddress)))
+            }
             Some(Manner::LateOnce) if self.0.late.fetch_add(1, Ordering::Relaxed) == 0 => {
                 let server = self.0.clone();
                 Box::pin(async move {
@@ -92,7 +99,9 @@ impl Service for Handler {
                 })
             }
             Some(Manner::Short) => Box::pin(ready(answer(registers[1..].to_vec()))),
-            Some(Manner::Good | Manner::Hole | Manner::LateOnce) => Box::pin(ready(answer(registers))),
+            Some(Manner::Good | Manner::Hole | Manner::HoleThrice | Manner::LateOnce) => {
+                Box::pin(ready(answer(registers)))
+            }
         }
     }
 }
@@ -151,6 +160,7 @@ fn profile(registers: impl IntoIterator<Item = Register>) -> Arc<Profile> {
         description: String::new(),
         interval_ms: None,
         unknown_metrics: UnknownMetrics::Refuse,
+        time: crate::inventory::TimePolicy::default(),
         metrics: registers.into_iter().map(metric).collect(),
     })
 }
@@ -205,10 +215,15 @@ struct Source {
 
 impl Source {
     fn start(inventory: Arc<Inventory>) -> Self {
-        Self::start_with(inventory, |_| Ok(()))
+        Self::start_with(Clock::system(), inventory, |_| Ok(()))
+    }
+
+    fn start_on(clock: Clock, inventory: Arc<Inventory>) -> Self {
+        Self::start_with(clock, inventory, |_| Ok(()))
     }
 
     fn start_with(
+        clock: Clock,
         inventory: Arc<Inventory>,
         verdict: impl Fn(&Frame) -> Result<(), RefusedCause> + Send + Sync + 'static,
     ) -> Self {
@@ -219,7 +234,7 @@ impl Source {
             Ok(())
         });
         let (health, (stop, stopping)) = (Arc::new(Health::default()), watch::channel(false));
-        let around = Surroundings { options: options(), inventory: inventory.clone(), deliver, clock: Clock::system() };
+        let around = Surroundings { options: options(), inventory: inventory.clone(), deliver, clock };
         let reports = health.clone();
         let task = tokio::spawn(async move { poll_all(&around, &reports, &stopping).await });
         Self { frames, inventory, health, stop, task }
@@ -290,9 +305,42 @@ async fn a_refused_range_is_split_and_only_the_hole_is_missing() {
     let mut source = Source::start(inventory(running.address, &[(1, 50, &map)]));
     while source.next(1).await != [(0, 10.0), (1, 49.0), (3, 90.0)] {}
     let part = source.until(|part| part.state == State::Degraded).await;
-    assert_eq!(part.detail, "unit 1 (S/u1): exception 2 (illegal data address) at holding registers 50-50");
+    let hole = "exception 2 (illegal data address) at holding registers 50-50; \
+                the device has no such registers; check the profile's addresses";
+    assert_eq!(part.detail, format!("unit 1 (S/u1): {hole}"));
     assert_eq!((part.counters["connects"], part.counters["units_failing"]), (1, 0), "an exception leaves both good");
-    assert!(part.counters["exceptions"] >= 3);
+    assert_eq!(part.counters["exceptions"], 3, "the whole, the part with the hole, the hole");
+    // From now on the hole is left alone: three polls of three requests each, and nothing is refused.
+    let before = running.server.requests.load(Ordering::Relaxed);
+    for _ in 0..3 {
+        assert_eq!(source.next(1).await, [(0, 10.0), (1, 49.0), (3, 90.0)]);
+    }
+    let part = source.until(|part| part.counters["exceptions"] >= 3).await;
+    assert_eq!((part.counters["exceptions"], part.state), (3, State::Degraded), "it is known all the same");
+    assert!(running.server.requests.load(Ordering::Relaxed) <= before + 4 * 3);
+    let [trouble] = part.troubles.as_slice() else { panic!("{part:?}") };
+    assert_eq!((trouble.subject.as_str(), trouble.reason.as_str()), ("unit 1 (S/u1)", hole));
+    let wait_ms = trouble.next.expect("it is asked again").millis_since(trouble.since);
+    assert!((5_000..=10_500).contains(&wait_ms), "{wait_ms}");
+    source.stop().await;
+}
+
+#[tokio::test]
+async fn a_hole_is_asked_for_again_less_and_less_and_is_found_when_it_is_filled() {
+    let running = serve("127.0.0.1:0", &[(1, Manner::HoleThrice)]).await;
+    let map = profile([holding(10), holding(200)]);
+    // Ten minutes pass in a second.
+    let clock = Clock::scaled(Timestamp::from_millis(1_764_000_000_000), 600.0);
+    let mut source = Source::start_on(clock, inventory(running.address, &[(1, 5_000, &map)]));
+    source.until(|part| part.state == State::Degraded).await;
+    let mut partial = 0;
+    while source.next(1).await != [(0, 10.0), (1, 200.0)] {
+        partial += 1;
+    }
+    // Asked for at once, then after 5 to 10 s, 10 to 20 s and 20 to 40 s more, at a poll every 5 s.
+    assert!((5..=16).contains(&partial), "{partial}");
+    let part = source.until(|part| part.state == State::Up).await;
+    assert_eq!((part.counters["exceptions"], part.troubles.len()), (3, 0));
     source.stop().await;
 }
 
@@ -366,7 +414,8 @@ async fn what_was_answered_before_a_failure_is_journalled() {
     let mut source = Source::start(inventory(running.address, &[(1, 50, &map)]));
     assert_eq!(source.next(1).await, [(1, 5.0)]);
     let part = source.until(|part| part.state == State::Degraded).await;
-    assert_eq!(part.detail, "unit 1 (S/u1): exception 1 (illegal function) at discrete inputs 0-0");
+    let expected = "unit 1 (S/u1): exception 1 (illegal function) at discrete inputs 0-0; ";
+    assert!(part.detail.starts_with(expected), "{}", part.detail);
     source.stop().await;
 }
 
@@ -398,7 +447,8 @@ async fn a_poll_that_the_journal_refuses_is_shed_and_counted() {
         0..3 => Err(RefusedCause::Busy),
         _ => Ok(()),
     };
-    let mut source = Source::start_with(inventory(running.address, &[(1, 50, &profile([holding(5)]))]), verdict);
+    let mut source =
+        Source::start_with(Clock::system(), inventory(running.address, &[(1, 50, &profile([holding(5)]))]), verdict);
     let part = source.until(|part| part.state == State::Degraded).await;
     assert_eq!(part.detail, "the journal takes no polls: busy");
     assert_eq!(source.next(1).await, [(0, 5.0)]);
@@ -415,6 +465,7 @@ async fn polls_are_in_the_journal_as_they_came() {
         bytes_max: 1 << 24,
         segment_bytes: 1 << 20,
         commit_interval: Duration::from_millis(1),
+        age_max: Duration::from_hours(1),
     };
     let health = Arc::new(Health::default());
     let part = health.part(PartKind::Journal, "", Clock::system().now());

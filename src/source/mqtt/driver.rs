@@ -16,14 +16,16 @@ use tracing::{debug, info, warn};
 
 use crate::backoff::Backoff;
 use crate::clock::Clock;
-use crate::health::{Counter, Part, State};
+use crate::health::{Counter, Part, State, Trouble};
 use crate::journal::{Inlet, RefusedCause};
+use crate::model::millis;
 
 use super::Options;
 use super::assembler::{Assembler, Body, Message};
 use super::dial::{DialError, Dialler};
 use super::intake::{Intake, Settlement};
-use super::session::{Epoch, Event, Failure, Session};
+use super::rival::{Ending, RivalWatch};
+use super::session::{Epoch, Event, Failure, Session, Shortfalls};
 
 /// How long to sleep when the socket is dry; more and more, up to the second, when nothing comes for long.
 const NAP: Duration = Duration::from_millis(1);
@@ -61,16 +63,16 @@ struct Counters {
     refused: Counter,
 }
 
-/// One connection.
-struct Link {
-    stream: TcpStream,
+/// One connection over some stream that never blocks.
+pub(super) struct Link<S> {
+    stream: S,
     assembler: Assembler,
     session: Session,
     subscribed_at: Option<Instant>,
     heard_at: Instant,
 }
 
-impl Link {
+impl<S: Read + Write> Link<S> {
     /// How long to sleep now that the socket is dry.
     fn nap(&self, now: Instant) -> Duration {
         if self.session.has_outstanding() {
@@ -95,8 +97,8 @@ impl Link {
 }
 
 /// Whether the socket had more than was read.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Socket {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Socket {
     Dry,
     More,
 }
@@ -112,6 +114,7 @@ pub(super) struct Driver {
     settlements: Receiver<Settlement>,
     dialler: Dialler,
     backoff: Backoff,
+    rival: RivalWatch,
     epoch: Epoch,
     chunk: Vec<u8>,
     /// What there is to say about the connection while the journal takes everything.
@@ -138,6 +141,7 @@ impl Driver {
             intake: Intake::new(options.name.clone(), inlet, sender),
             dialler: Dialler::new(&options.host, options.port),
             backoff: Backoff::new(options.backoff_max),
+            rival: RivalWatch::new(STEADY_AFTER, options.backoff_max),
             epoch: Epoch::default(),
             chunk: vec![0; CHUNK_BYTES],
             standing: (State::Starting, String::new()),
@@ -163,6 +167,8 @@ impl Driver {
             let place = self.place();
             self.standing = (State::Down, format!("{place}: {failure}; next attempt in {} ms", wait.as_millis()));
             self.report();
+            let next = self.clock.now().plus_millis(millis(wait));
+            self.part.set_trouble(place, failure.to_string(), self.backoff.failures(), Some(next));
             self.wait(wait);
         }
         self.part.report(State::Down, "stopped", self.clock.now());
@@ -171,23 +177,34 @@ impl Driver {
     /// One connection from dialling to its end; `Ok` when it ended because of the stop flag.
     fn connect_and_converse(&mut self) -> Result<(), Failure> {
         let deadline = Instant::now() + self.options.connect_timeout;
-        let Some(stream) = self.dial(deadline)? else { return Ok(()) };
+        let dialled = self.dial(deadline).inspect_err(|_| self.rival.ended(Ending::Explained));
+        let Some(stream) = dialled? else { return Ok(()) };
         // The acknowledgements of a turn are one small write; they must not wait for the broker's TCP to answer.
         stream.set_nodelay(true)?;
         stream.set_nonblocking(true)?;
-        self.epoch = Epoch(self.epoch.0 + 1);
-        let now = Instant::now();
-        let session = Session::new(&self.options, self.epoch, deadline, now)?;
-        let assembler = Assembler::new(self.options.packet_bytes_max);
-        let mut link = Link { stream, assembler, session, subscribed_at: None, heard_at: now };
+        let mut link = self.link(stream, deadline, Instant::now())?;
         let outcome = self.converse(&mut link);
-        if let Some(since) = link.subscribed_at {
+        let held = link.subscribed_at.map(|since| since.elapsed());
+        if let Some(held) = held {
             self.counters.disconnects.add(1);
-            if since.elapsed() >= STEADY_AFTER {
+            if held >= self.rival.holds_after() {
                 self.backoff.succeeded();
             }
         }
+        self.rival.ended(match (&outcome, held) {
+            (Err(failure), Some(held)) if failure.is_closed_by_broker() => Ending::Closed { held },
+            (Err(failure), None) if failure.is_closed_by_broker() => Ending::ClosedEarly,
+            _ => Ending::Explained,
+        });
         outcome
+    }
+
+    /// Begins the next connection over `stream`; CONNACK has to come before `deadline`.
+    pub(super) fn link<S>(&mut self, stream: S, deadline: Instant, now: Instant) -> Result<Link<S>, Failure> {
+        self.epoch = Epoch(self.epoch.0 + 1);
+        let session = Session::new(&self.options, self.epoch, deadline, now)?;
+        let assembler = Assembler::new(self.options.packet_bytes_max);
+        Ok(Link { stream, assembler, session, subscribed_at: None, heard_at: now })
     }
 
     fn dial(&mut self, deadline: Instant) -> Result<Option<TcpStream>, DialError> {
@@ -199,19 +216,17 @@ impl Driver {
             if Instant::now() >= deadline + WAIT_NAP {
                 return Err(DialError::TimedOut);
             }
-            self.retry_held();
+            self.retry_held(Instant::now());
             thread::sleep(NAP);
         }
         Ok(None)
     }
 
-    fn converse(&mut self, link: &mut Link) -> Result<(), Failure> {
+    fn converse(&mut self, link: &mut Link<TcpStream>) -> Result<(), Failure> {
         while !self.is_stopping() {
             let now = Instant::now();
-            self.settle(link, now)?;
-            let socket = self.take_in(link, now)?;
-            link.session.tick(now)?;
-            link.write(now)?;
+            let socket = self.turn(link, now)?;
+            self.watch_for_rival(link.subscribed_at, now);
             if socket == Socket::Dry {
                 thread::sleep(link.nap(now));
             }
@@ -222,8 +237,17 @@ impl Driver {
         Ok(())
     }
 
+    /// One round: hears from the journal, reads, keeps time, writes. Never blocks.
+    pub(super) fn turn<S: Read + Write>(&mut self, link: &mut Link<S>, now: Instant) -> Result<Socket, Failure> {
+        self.settle(link, now)?;
+        let socket = self.take_in(link, now)?;
+        link.session.tick(now)?;
+        link.write(now)?;
+        Ok(socket)
+    }
+
     /// Hears from the journal what is on disk.
-    fn settle(&mut self, link: &mut Link, now: Instant) -> Result<(), Failure> {
+    fn settle<S>(&mut self, link: &mut Link<S>, now: Instant) -> Result<(), Failure> {
         while let Ok(settlement) = self.settlements.try_recv() {
             link.session.settle(settlement.epoch, settlement.batch, settlement.fate, now)?;
         }
@@ -232,8 +256,8 @@ impl Driver {
     }
 
     /// Reads unless the journal or the broker takes nothing: then TCP holds the broker back.
-    fn take_in(&mut self, link: &mut Link, now: Instant) -> Result<Socket, Failure> {
-        self.retry_held();
+    fn take_in<S: Read + Write>(&mut self, link: &mut Link<S>, now: Instant) -> Result<Socket, Failure> {
+        self.retry_held(now);
         if self.intake.is_holding() || link.session.output().len() > OUTPUT_BYTES_MAX {
             link.session.not_listening(now);
             return Ok(Socket::Dry);
@@ -241,12 +265,12 @@ impl Driver {
         let read = self.read(link, now);
         // Also after a failure: what came whole before it is good.
         if !self.intake.is_holding() {
-            self.submit(&mut link.session);
+            self.submit(&mut link.session, now);
         }
         read
     }
 
-    fn read(&mut self, link: &mut Link, now: Instant) -> Result<Socket, Failure> {
+    fn read<S: Read + Write>(&mut self, link: &mut Link<S>, now: Instant) -> Result<Socket, Failure> {
         // Packets may be left over from before the journal refused a batch.
         self.take_packets(link, now)?;
         for _ in 0..READS_IN_A_ROW_MAX {
@@ -272,18 +296,24 @@ impl Driver {
         Ok(Socket::More)
     }
 
-    fn take_packets(&mut self, link: &mut Link, now: Instant) -> Result<(), Failure> {
+    fn take_packets<S>(&mut self, link: &mut Link<S>, now: Instant) -> Result<(), Failure> {
         let arrival = self.clock.now();
         while !self.intake.is_holding() {
             let Some(packet) = link.assembler.next()? else { break };
             match link.session.take(packet, now)? {
                 Event::None => {}
-                Event::Subscribed { shortfalls } => self.subscribed(link, &shortfalls, now),
+                Event::Subscribed { first, shortfalls } => {
+                    if first {
+                        link.subscribed_at = Some(now);
+                        self.counters.connects.add(1);
+                    }
+                    self.subscribed(&shortfalls);
+                }
                 Event::Message(message) => {
                     self.count(&message);
                     self.intake.gather(message, arrival);
                     if self.intake.is_batch_full() {
-                        self.submit(&mut link.session);
+                        self.submit(&mut link.session, now);
                     }
                 }
             }
@@ -298,36 +328,65 @@ impl Driver {
         }
     }
 
-    fn subscribed(&mut self, link: &mut Link, shortfalls: &[String], now: Instant) {
-        link.subscribed_at = Some(now);
-        self.counters.connects.add(1);
+    fn subscribed(&mut self, shortfalls: &Shortfalls) {
+        let refused = shortfalls.refused.iter().map(|filter| format!("the broker refused topic filter {filter:?}"));
+        let lowered =
+            shortfalls.lowered.iter().map(|filter| format!("the broker serves topic filter {filter:?} at QoS 0 only"));
+        let words: Vec<_> = refused.chain(lowered).collect();
+        self.note_refused(shortfalls);
         let detail = format!("connected to {}, {} filters", self.place(), self.options.topics.len());
-        self.standing = if shortfalls.is_empty() {
+        self.standing = if words.is_empty() {
             (State::Up, detail)
         } else {
-            (State::Degraded, format!("{detail}; {}; check the broker's access rules", shortfalls.join("; ")))
+            (State::Degraded, format!("{detail}; {}; check the broker's access rules", words.join("; ")))
         };
         self.report();
     }
 
-    fn submit(&mut self, session: &mut Session) {
+    /// Ends the suspicion of a rival when the connection has held for long enough.
+    fn watch_for_rival(&mut self, subscribed_at: Option<Instant>, now: Instant) {
+        let held = subscribed_at.map(|since| now.duration_since(since));
+        if held.is_some_and(|held| held >= self.rival.holds_after()) && self.rival.held() {
+            self.report();
+        }
+    }
+
+    /// Names the filters that the broker refuses, each since when and how often.
+    fn note_refused(&self, shortfalls: &Shortfalls) {
+        let now = self.clock.now();
+        let earlier = self.part.snapshot().troubles;
+        let trouble = |filter: &String| {
+            let subject = format!("topic filter {filter:?}");
+            let before = earlier.iter().find(|trouble| trouble.subject == subject);
+            Trouble {
+                reason: "the broker refuses the subscription; check its access rules".to_owned(),
+                since: before.map_or(now, |trouble| trouble.since),
+                count: before.map_or(0, |trouble| trouble.count) + 1,
+                next: shortfalls.next.map(|span| now.plus_millis(millis(span))),
+                subject,
+            }
+        };
+        self.part.set_troubles(shortfalls.refused.iter().map(trouble).collect());
+    }
+
+    fn submit(&mut self, session: &mut Session, now: Instant) {
         let refusal = self.intake.submit(session);
         if refusal.is_some() {
             self.counters.refused.add(1);
         }
-        self.note_refusal(refusal);
+        self.note_refusal(refusal, now);
     }
 
-    fn retry_held(&mut self) {
-        if self.intake.is_holding() && Instant::now() >= self.retry_at {
+    pub(super) fn retry_held(&mut self, now: Instant) {
+        if self.intake.is_holding() && now >= self.retry_at {
             let refusal = self.intake.retry();
-            self.note_refusal(refusal);
+            self.note_refusal(refusal, now);
         }
     }
 
-    fn note_refusal(&mut self, refusal: Option<RefusedCause>) {
+    fn note_refusal(&mut self, refusal: Option<RefusedCause>, now: Instant) {
         let pause = if refusal == Some(RefusedCause::Busy) { NAP } else { FULL_RETRY_INTERVAL };
-        self.retry_at = Instant::now() + pause;
+        self.retry_at = now + pause;
         // A busy journal is back in a moment and worth no report.
         let blocked = refusal.filter(|&cause| cause != RefusedCause::Busy);
         if blocked != self.blocked {
@@ -337,10 +396,10 @@ impl Driver {
     }
 
     /// Acknowledges what the journal still gets on disk in time, then closes. The rest the broker delivers again.
-    fn take_leave(&mut self, link: &mut Link) -> Result<(), Failure> {
+    fn take_leave(&mut self, link: &mut Link<TcpStream>) -> Result<(), Failure> {
         let deadline = Instant::now() + STOP_JOURNAL_TIMEOUT;
         while link.session.has_outstanding() && self.blocked.is_none() && Instant::now() < deadline {
-            self.retry_held();
+            self.retry_held(Instant::now());
             self.settle(link, Instant::now())?;
             link.write(Instant::now())?;
             thread::sleep(NAP);
@@ -369,7 +428,7 @@ impl Driver {
     fn wait(&mut self, span: Duration) {
         let until = Instant::now() + span;
         while !self.is_stopping() && (Instant::now() < until || self.intake.is_holding()) {
-            self.retry_held();
+            self.retry_held(Instant::now());
             thread::sleep(WAIT_NAP.min(span.max(NAP)));
         }
     }
@@ -382,6 +441,13 @@ impl Driver {
                 (if *state == State::Up { State::Degraded } else { *state }, format!("{detail}; {reason}"))
             }
             Some(RefusedCause::Closed) => (State::Down, format!("{detail}; the journal is closed")),
+            // With a rival it works by turns: one state for as long as that lasts, so one line in the log.
+            Some(RefusedCause::Busy) | None if self.rival.suspects() => {
+                let rival =
+                    format!("another client seems to use client_id {:?} on this broker", self.options.client_id);
+                let advice = "it closes each connection after a short while; give each collector its own client_id";
+                (State::Degraded, format!("{rival}: {advice}; {detail}"))
+            }
             Some(RefusedCause::Busy) | None => (*state, detail.clone()),
         };
         if self.part.report(state, detail.clone(), self.clock.now()) {

@@ -63,10 +63,11 @@ fn a_busy_journal_holds_the_broker_back_and_nothing_is_lost() {
     let rig = Rig::new();
     let mut peer = rig.broker.welcome();
     rig.gate.set(Disk::Hangs);
-    let mut writer = peer.stream.try_clone().unwrap();
+    let (mut writer, writing) = (peer.stream.try_clone().unwrap(), peer.writing.clone());
     // More than the journal queues and TCP buffers together.
     let sender = thread::spawn(move || {
         for id in 1..=60 {
+            let _writing = writing.lock().unwrap();
             writer.write_all(&bytes_of(&[publish(id, &vec![b'x'; 1 << 20])])).unwrap();
         }
     });
@@ -163,6 +164,25 @@ fn a_broker_that_answers_no_ping_is_left_for_a_new_connection() {
     peer.answer_ping();
     peer.answer_ping();
     assert_eq!(rig.counter("protocol_errors"), 0);
+}
+
+#[test]
+fn a_broker_that_closes_each_connection_after_the_subscription_points_to_a_rival() {
+    let rig = Rig::new();
+    for _ in 0..2 {
+        drop(rig.broker.welcome());
+    }
+    rig.until(|part| part.counters["disconnects"] == 2);
+    assert!(!rig.part().detail.contains("client_id"), "{}", rig.part().detail);
+    drop(rig.broker.welcome());
+    rig.until(|part| part.state == State::Degraded);
+    assert!(rig.part().detail.contains("use client_id \"sitepulse-east\" on this broker"), "{}", rig.part().detail);
+    // It goes on with its work while it is connected, and one connection does not end the suspicion.
+    let mut peer = rig.broker.welcome();
+    peer.send(&[publish(1, b"x")]);
+    assert_eq!(peer.acks(1), [1]);
+    let part = rig.part();
+    assert!(part.state == State::Degraded && part.detail.contains("connected to"), "{}", part.detail);
 }
 
 #[test]

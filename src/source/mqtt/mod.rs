@@ -1,7 +1,8 @@
 //! The MQTT source: subscribes at QoS 1 and acknowledges what the journal has on disk (P1).
 //!
 //! MQTT 3.1.1 over TCP on a thread of its own, with a persistent session. Bytes become packets in `assembler`, the protocol
-//! is in `session`, messages go to the journal through `intake`; `driver` owns the socket and the thread. Never decodes a
+//! is in `session`, messages go to the journal through `intake`; `driver` owns the socket and the thread; `rival` knows
+//! another client under our identifier by its traces. Never decodes a
 //! payload, never decides what is lost: what the journal does not take stays with the broker.
 
 mod assembler;
@@ -10,7 +11,10 @@ mod driver;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod intake;
+mod rival;
 mod session;
+#[cfg(test)]
+pub(crate) mod stepped;
 #[cfg(test)]
 mod test_rig;
 

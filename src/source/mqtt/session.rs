@@ -17,9 +17,15 @@ use rumqttc::mqttbytes::{Error as CodecError, QoS};
 use super::Options;
 use super::assembler::{Incoming, Malformed, Message};
 use super::dial::DialError;
+use crate::backoff::Backoff;
 
 /// The packet identifier of our only SUBSCRIBE.
 const SUBSCRIBE_ID: u16 = 1;
+
+/// Wait before a filter that the broker refused is asked for again, on the same connection, and the longest one: its
+/// access rules may have been put right meanwhile.
+const REFUSED_FIRST: Duration = Duration::from_secs(30);
+const REFUSED_LONGEST: Duration = Duration::from_mins(30);
 
 /// Shortest keep-alive that is used, so that a tiny one floods nobody with pings.
 const KEEP_ALIVE_MIN: Duration = Duration::from_millis(50);
@@ -64,6 +70,16 @@ pub(super) enum Failure {
 }
 
 impl Failure {
+    /// Whether the broker closed the connection and gave no reason.
+    pub(super) fn is_closed_by_broker(&self) -> bool {
+        use std::io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset};
+        match self {
+            Self::ClosedByBroker => true,
+            Self::Io(error) => matches!(error.kind(), BrokenPipe | ConnectionAborted | ConnectionReset),
+            _ => false,
+        }
+    }
+
     /// Whether the broker sent what it must not.
     pub(super) fn is_protocol_error(&self) -> bool {
         matches!(self, Self::Malformed(_) | Self::OutOfTurn(_))
@@ -84,10 +100,21 @@ pub(super) enum Fate {
 pub(super) enum Event {
     /// Nothing.
     None,
-    /// Tell that the subscriptions stand; the filters that are not served at QoS 1, if any.
-    Subscribed { shortfalls: Vec<String> },
+    /// Tell that the subscriptions stand, for the first time on this connection or once more.
+    Subscribed { first: bool, shortfalls: Shortfalls },
     /// Journal the message.
     Message(Message),
+}
+
+/// The filters that are not served at QoS 1.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Shortfalls {
+    /// Not served at all.
+    pub(super) refused: Vec<String>,
+    /// Served at QoS 0 only.
+    pub(super) lowered: Vec<String>,
+    /// Time until those that were refused are asked for again.
+    pub(super) next: Option<Duration>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,6 +125,8 @@ enum Phase {
     Subscribing { since: Instant },
     /// SUBACK is here.
     Subscribed,
+    /// SUBSCRIBE is sent again, for the filters that were refused.
+    Resubscribing { since: Instant },
 }
 
 #[derive(Debug)]
@@ -113,6 +142,13 @@ pub(super) struct Session {
     phase: Phase,
     client_id: String,
     filters: Vec<String>,
+    /// Filters that the last SUBSCRIBE asked for.
+    asked: Vec<String>,
+    /// Filters that are served at QoS 0 only, which is what they stay at.
+    lowered: Vec<String>,
+    /// Set while the broker refuses filters: when they are asked for again.
+    resubscribe_at: Option<Instant>,
+    refused: Backoff,
     keep_alive: Duration,
     answer_timeout: Duration,
     /// When CONNACK is overdue.
@@ -142,6 +178,10 @@ impl Session {
             phase: Phase::Connecting,
             client_id: options.client_id.clone(),
             filters: options.topics.clone(),
+            asked: Vec::new(),
+            lowered: Vec::new(),
+            resubscribe_at: None,
+            refused: Backoff::between(REFUSED_FIRST, REFUSED_LONGEST),
             keep_alive: options.keep_alive.max(KEEP_ALIVE_MIN),
             answer_timeout: options.connect_timeout,
             deadline,
@@ -176,7 +216,9 @@ impl Session {
             (Incoming::ConnAck(connack), Phase::Connecting) => self.connected(&connack, now),
             (_, Phase::Connecting) => Err(Failure::OutOfTurn("a packet before CONNACK")),
             (Incoming::ConnAck(_), _) => Err(Failure::OutOfTurn("a second CONNACK")),
-            (Incoming::SubAck(suback), Phase::Subscribing { .. }) => self.subscribed(&suback),
+            (Incoming::SubAck(suback), Phase::Subscribing { .. } | Phase::Resubscribing { .. }) => {
+                self.subscribed(&suback, now)
+            }
             (Incoming::SubAck(_), Phase::Subscribed) => Err(Failure::OutOfTurn("a second SUBACK")),
             (Incoming::PingResp, _) => Ok(Event::None),
             (Incoming::Message(message), _) => Ok(Event::Message(message)),
@@ -195,28 +237,47 @@ impl Session {
             }
         }
         // After every CONNACK, not only where no session is present: the filters may have changed since.
-        let filters = self.filters.iter().map(|filter| SubscribeFilter::new(filter.clone(), QoS::AtLeastOnce));
-        let mut subscribe = Subscribe::new_many(filters);
-        subscribe.pkid = SUBSCRIBE_ID;
-        self.queue(now, |out| subscribe.write(out))?;
+        self.subscribe(self.filters.clone(), now)?;
         self.phase = Phase::Subscribing { since: now };
         Ok(Event::None)
     }
 
-    fn subscribed(&mut self, suback: &SubAck) -> Result<Event, Failure> {
-        if suback.pkid != SUBSCRIBE_ID || suback.return_codes.len() != self.filters.len() {
+    fn subscribe(&mut self, filters: Vec<String>, now: Instant) -> Result<(), Failure> {
+        let asked = filters.iter().map(|filter| SubscribeFilter::new(filter.clone(), QoS::AtLeastOnce));
+        let mut subscribe = Subscribe::new_many(asked);
+        subscribe.pkid = SUBSCRIBE_ID;
+        self.asked = filters;
+        self.queue(now, |out| subscribe.write(out))
+    }
+
+    fn subscribed(&mut self, suback: &SubAck, now: Instant) -> Result<Event, Failure> {
+        if suback.pkid != SUBSCRIBE_ID || suback.return_codes.len() != self.asked.len() {
             return Err(Failure::OutOfTurn("a SUBACK that does not fit our SUBSCRIBE"));
         }
+        let first = matches!(self.phase, Phase::Subscribing { .. });
         self.phase = Phase::Subscribed;
-        let answers = self.filters.iter().zip(&suback.return_codes);
-        let shortfalls = answers.filter_map(|(filter, code)| match code {
-            SubscribeReasonCode::Failure => Some(format!("the broker refused topic filter {filter:?}")),
-            SubscribeReasonCode::Success(QoS::AtMostOnce) => {
-                Some(format!("the broker serves topic filter {filter:?} at QoS 0 only"))
+        let mut refused = Vec::new();
+        for (filter, code) in std::mem::take(&mut self.asked).into_iter().zip(&suback.return_codes) {
+            match code {
+                SubscribeReasonCode::Failure => refused.push(filter),
+                SubscribeReasonCode::Success(QoS::AtMostOnce) => self.lowered.push(filter),
+                SubscribeReasonCode::Success(_) => {}
             }
-            SubscribeReasonCode::Success(_) => None,
-        });
-        Ok(Event::Subscribed { shortfalls: shortfalls.collect() })
+        }
+        // One client per broker: nobody of ours knocks in step with it.
+        self.resubscribe_at = (!refused.is_empty()).then(|| now + self.refused.failed(1.0));
+        let next = self.resubscribe_at.map(|at| at.duration_since(now));
+        self.asked.clone_from(&refused);
+        Ok(Event::Subscribed { first, shortfalls: Shortfalls { refused, lowered: self.lowered.clone(), next } })
+    }
+
+    /// Asks again for the filters that the broker refused, where it is time.
+    fn resubscribe(&mut self, now: Instant) -> Result<(), Failure> {
+        if self.phase == Phase::Subscribed && self.resubscribe_at.take_if(|at| now >= *at).is_some() {
+            self.subscribe(self.asked.clone(), now)?;
+            self.phase = Phase::Resubscribing { since: now };
+        }
+        Ok(())
     }
 
     /// Notes that a batch goes to the journal; its messages are acknowledged when [`Self::settle`] hears it was kept.
@@ -273,10 +334,10 @@ impl Session {
         match self.phase {
             Phase::Connecting if now >= self.deadline => return Err(Failure::Silent("CONNECT")),
             Phase::Connecting => return Ok(()),
-            Phase::Subscribing { since } if overdue(since, self.answer_timeout) => {
+            Phase::Subscribing { since } | Phase::Resubscribing { since } if overdue(since, self.answer_timeout) => {
                 return Err(Failure::Silent("SUBSCRIBE"));
             }
-            Phase::Subscribing { .. } | Phase::Subscribed => {}
+            Phase::Subscribing { .. } | Phase::Resubscribing { .. } | Phase::Subscribed => {}
         }
         if self.ping.is_some_and(|since| overdue(since, self.keep_alive)) {
             return Err(Failure::Silent("a ping"));
@@ -288,7 +349,7 @@ impl Session {
             self.queue(now, |out| PingReq.write(out))?;
             self.ping.get_or_insert(now);
         }
-        Ok(())
+        self.resubscribe(now)
     }
 
     /// Takes leave; the broker keeps the session.

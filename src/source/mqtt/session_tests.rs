@@ -116,13 +116,45 @@ fn a_refused_connection_says_what_to_do() {
 }
 
 #[test]
-fn a_filter_that_is_refused_or_served_at_qos_0_is_named() {
+fn a_filter_that_is_refused_or_served_at_qos_0_is_named_and_a_refused_one_is_asked_for_again_less_and_less() {
     let mut bench = Bench::connecting();
     bench.take(Incoming::ConnAck(ConnAck::new(ConnectReturnCode::Success, false))).unwrap();
     let codes = [SubscribeReasonCode::Failure, SubscribeReasonCode::Success(QoS::AtMostOnce)];
-    let Event::Subscribed { shortfalls } = bench.take(suback(codes)).unwrap() else { panic!("no SUBACK") };
-    assert!(shortfalls[0].contains("refused topic filter \"telemetry/#\""), "{shortfalls:?}");
-    assert!(shortfalls[1].contains("\"more/#\" at QoS 0 only"), "{shortfalls:?}");
+    let Event::Subscribed { first: true, shortfalls } = bench.take(suback(codes)).unwrap() else { panic!("no SUBACK") };
+    let [telemetry, more] = ["telemetry/#".to_owned(), "more/#".to_owned()];
+    let refused = |seconds| Shortfalls {
+        refused: vec![telemetry.clone()],
+        lowered: vec![more.clone()],
+        next: Some(Duration::from_secs(seconds)),
+    };
+    assert_eq!(shortfalls, refused(30));
+    let subscribes = |bench: &mut Bench| {
+        let sent = bench.sent().into_iter().filter_map(|packet| match packet {
+            Packet::Subscribe(subscribe) => Some(subscribe.filters.into_iter().map(|filter| filter.path).collect()),
+            _ => None,
+        });
+        sent.collect::<Vec<Vec<String>>>()
+    };
+    bench.sent();
+    bench.tick(29).unwrap();
+    assert!(subscribes(&mut bench).is_empty());
+    bench.session.heard();
+    bench.tick(30).unwrap();
+    assert_eq!(subscribes(&mut bench), [[telemetry.clone()]], "only the one that was refused");
+    let answer = |code| Incoming::SubAck(SubAck::new(SUBSCRIBE_ID, vec![code]));
+    let at = |seconds| bench.start + Duration::from_secs(seconds);
+    let (second, third) = (at(30), at(91));
+    let again = bench.session.take(answer(SubscribeReasonCode::Failure), second).unwrap();
+    assert_eq!(again, Event::Subscribed { first: false, shortfalls: refused(60) });
+    bench.session.heard();
+    bench.tick(89).unwrap();
+    assert!(subscribes(&mut bench).is_empty());
+    bench.session.heard();
+    bench.tick(90).unwrap();
+    assert_eq!(subscribes(&mut bench).len(), 1);
+    let granted = bench.session.take(answer(SubscribeReasonCode::Success(QoS::AtLeastOnce)), third).unwrap();
+    let shortfalls = Shortfalls { lowered: vec![more], ..Shortfalls::default() };
+    assert_eq!(granted, Event::Subscribed { first: false, shortfalls });
 }
 
 #[test]

@@ -154,6 +154,7 @@ impl Rig {
             bytes_max: setup.journal_bytes_max,
             segment_bytes: setup.journal_bytes_max / 4,
             commit_interval: Duration::ZERO,
+            age_max: Duration::from_hours(1),
         };
         let (health, clock) = (Health::default(), Clock::system());
         let part = |kind, name| health.part(kind, name, Timestamp::from_millis(0));
@@ -250,7 +251,7 @@ impl Broker {
         };
         stream.set_nonblocking(false).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        let mut peer = Peer { stream, buffer: BytesMut::new() };
+        let mut peer = Peer { stream, writing: Arc::default(), buffer: BytesMut::new() };
         assert!(matches!(peer.next(), Packet::Connect(_)));
         peer
     }
@@ -267,6 +268,8 @@ impl Broker {
 /// The broker's side of one connection.
 pub(super) struct Peer {
     pub(super) stream: TcpStream,
+    /// Held by whoever writes packets, so that none lands amid another that the socket took in part.
+    pub(super) writing: Arc<Mutex<()>>,
     buffer: BytesMut,
 }
 
@@ -312,6 +315,7 @@ impl Peer {
     }
 
     pub(super) fn send(&mut self, packets: &[Packet]) {
+        let _writing = self.writing.lock().unwrap();
         self.stream.write_all(&bytes_of(packets)).unwrap();
     }
 

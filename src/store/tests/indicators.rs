@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{City, GRACE, HOUR, MINUTE, POWER, at};
+use super::{City, DAY, GRACE, HOUR, MINUTE, POWER, at};
 use crate::indicator::Level;
 use crate::model::{Timestamp, Window, WindowStart};
 use crate::store::{IndicatorQuery, IndicatorRow, StaleWindow};
@@ -133,7 +133,7 @@ fn the_newest_row_of_every_group_is_found_past_its_history() {
         side.write_indicators(&rows, &mark(start)).expect("a write");
     }
     let newest = |window| -> Vec<_> {
-        let rows = reader.latest_indicators(window, None).expect("indicators");
+        let rows = reader.latest_indicators(window, None, at(365 * DAY)).expect("indicators");
         rows.iter().map(|row| (row.id.to_string(), row.window, row.site.to_string(), row.start)).collect()
     };
     let hourly = [
@@ -146,6 +146,6 @@ fn the_newest_row_of_every_group_is_found_past_its_history() {
     assert_eq!(newest(Some(Window::Minute5)), []);
     let district = IndicatorRow { level: Level::District, ..row("BS7", "", at(0), Some(4.0)) };
     side.write_indicators(std::slice::from_ref(&district), &mark(at(0))).expect("a write");
-    let at_level = |level| reader.latest_indicators(None, Some(level)).expect("indicators").len();
+    let at_level = |level| reader.latest_indicators(None, Some(level), at(365 * DAY)).expect("indicators").len();
     assert_eq!((at_level(Level::District), at_level(Level::Site), at_level(Level::City)), (1, 4, 0));
 }

@@ -1,5 +1,6 @@
 //! A small city on a real file, and what the store promises.
 
+mod clock;
 mod feed;
 mod flush;
 mod indicators;
@@ -186,6 +187,7 @@ fn inventory(devices: &[usize]) -> Inventory {
         description: String::new(),
         interval_ms: Some(INTERVAL_MS),
         unknown_metrics: UnknownMetrics::Refuse,
+        time: crate::inventory::TimePolicy::default(),
         metrics: vec![
             MetricDef { kind: MetricKind::Counter, ..MetricDef::gauge("energy_kwh") },
             MetricDef::gauge("pwr_w"),

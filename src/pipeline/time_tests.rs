@@ -1,0 +1,199 @@
+//! Times of devices and of the gateway that are wrong, from a message to its row.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use super::tests::{T0, World, frame, listed_with, options};
+use super::{Counters, Driver, LedgerBoard, Pipeline};
+use crate::clock::{Clock, StepWatch};
+use crate::health::{Health, PartKind};
+use crate::inventory::{Profile, TimePolicy, TimeRule, TimeUnit};
+use crate::journal::{self, Entry, Folder, Journal};
+use crate::ledger::{Invalid, Rejection};
+use crate::model::{Timestamp, Window};
+
+const METER: &str = "telemetry/base_station/350102/B_1/meter";
+const DAY: i64 = 86_400_000;
+
+fn world(time: &TimePolicy) -> World {
+    World::with(&listed_with(|profile: &mut Profile| profile.time = time.clone()))
+}
+
+/// A message with this `ts`, which arrives this long after the start.
+fn message(ts: &str, power: f64, arrival_ms: i64) -> Entry {
+    frame(METER, &format!(r#"{{"ts":{ts},"readings":{{"pwr_w":{power}}}}}"#), arrival_ms)
+}
+
+fn ahead(ms: i64) -> String {
+    (T0 + ms).to_string()
+}
+
+/// Event time of the first reading and number of readings, per row.
+fn rows(world: &mut World, now_ms: i64) -> Vec<(i64, u64)> {
+    world.flush(Timestamp::from_millis(T0 + now_ms));
+    let rows = world.rows(Window::Minute1);
+    rows.iter().map(|row| (row.combined.aggregate.first.time.as_millis() - T0, row.combined.aggregate.count)).collect()
+}
+
+#[test]
+fn each_wrong_time_is_counted_under_its_own_reason_and_shown() {
+    let mut world = world(&TimePolicy { unit: TimeUnit::Millis, ..TimePolicy::default() });
+    let old = ahead(-40 * DAY);
+    for ts in ["\"yesterday\"", "\"2025-11-24 16:00:00\"", "5000", "1764000000", &ahead(DAY), &old] {
+        world.apply(&message(ts, 1.0, 0));
+    }
+    let total = world.ledger().total();
+    assert_eq!(total.rejected, [(Rejection::BadTimestamp, 1), (Rejection::NoZone, 1)].into());
+    let invalid = [(Invalid::ClockUnset, 1), (Invalid::WrongUnit, 1), (Invalid::Future, 1)];
+    assert_eq!((total.invalid, total.expired), (invalid.into(), 1));
+    assert!(world.ledger().balanced());
+    let shown: Vec<_> = world.roller.flush_parts().dead_letters.iter().map(|letter| letter.reason).collect();
+    assert_eq!(shown, ["bad_timestamp", "no_zone", "clock_unset", "wrong_unit", "future", "expired"]);
+    assert_eq!(rows(&mut world, 1_000), []);
+    let kept = world.reader().dead_letters(10).expect("letters");
+    assert_eq!(kept.iter().rev().map(|letter| letter.reason).collect::<Vec<_>>(), shown);
+}
+
+#[test]
+fn a_device_with_a_wrong_clock_does_not_crowd_out_other_dead_letters() {
+    let mut world = world(&TimePolicy::default());
+    for n in 0..1_000 {
+        world.apply(&message("5000", f64::from(n), 0));
+    }
+    assert_eq!(world.roller.flush_parts().dead_letters.len(), 20);
+    assert_eq!(world.ledger().total().invalid, [(Invalid::ClockUnset, 1_000)].into());
+}
+
+#[test]
+fn a_rejected_time_takes_in_no_device() {
+    let mut world = World::new();
+    world.apply(&frame("telemetry/k/a/new/d", r#"{"ts":"2025-11-24T16:00:00","readings":{"a":1}}"#, 0));
+    assert_eq!(world.ledger().total().rejected, [(Rejection::NoZone, 1)].into());
+    assert_eq!(world.inventory.read().expect("no panic").devices().len(), 1);
+}
+
+#[test]
+fn a_clamped_reading_counts_once_however_often_it_is_delivered() {
+    let mut world = world(&TimePolicy { rule: TimeRule::Clamp, ..TimePolicy::default() });
+    world.apply(&message(&ahead(DAY), 1.0, 1_000));
+    // The connection was lost before the acknowledgement.
+    world.apply(&message(&ahead(DAY), 1.0, 70_000));
+    world.apply(&message(&ahead(DAY), 1.0, DAY));
+    world.apply(&message(&ahead(DAY + 10_000), 2.0, 71_000));
+    // The collector dies before a flush; the journal has it all.
+    let entries = [
+        message(&ahead(DAY), 1.0, 1_000),
+        message(&ahead(DAY), 1.0, 70_000),
+        message(&ahead(DAY), 1.0, DAY),
+        message(&ahead(DAY + 10_000), 2.0, 71_000),
+    ];
+    let mut world = world.crash_with(|profile| profile.time.rule = TimeRule::Clamp);
+    for entry in &entries {
+        world.apply(entry);
+    }
+    let total = world.ledger().total();
+    assert_eq!((total.applied, total.duplicate, total.clamped), (2, 2, 4));
+    assert!(world.ledger().balanced());
+    assert_eq!(rows(&mut world, 72_000), [(1_000, 1), (71_000, 1)]);
+}
+
+#[test]
+fn under_the_arrival_policy_every_message_has_its_arrival() {
+    let mut world = world(&TimePolicy { rule: TimeRule::Arrival, ..TimePolicy::default() });
+    for (ts, arrival) in [("5000", 0), ("\"yesterday\"", 10_000), ("[]", 20_000)] {
+        world.apply(&message(ts, 1.0, arrival));
+    }
+    assert_eq!(rows(&mut world, 21_000), [(0, 3)]);
+    assert_eq!(world.ledger().total().clamped, 0);
+}
+
+#[test]
+fn seconds_and_local_times_land_where_their_profile_says() {
+    let zone = Some(jiff::tz::TimeZone::get("Asia/Shanghai").expect("a zone"));
+    let mut world = world(&TimePolicy { unit: TimeUnit::Seconds, zone, ..TimePolicy::default() });
+    world.apply(&message("1764000000.25", 1.0, 0));
+    world.apply(&message("\"2025-11-25 00:01:00\"", 1.0, 0));
+    world.apply(&message(&ahead(0), 1.0, 0));
+    // T0 is 2025-11-24T16:00:00Z, midnight in Shanghai.
+    assert_eq!(rows(&mut world, 1_000), [(250, 1), (60_000, 1)]);
+    assert_eq!(world.ledger().total().invalid, [(Invalid::WrongUnit, 1)].into());
+}
+
+#[test]
+fn a_gateway_whose_clock_was_never_set_keeps_what_devices_date_themselves() {
+    let mut world = World::new();
+    let boot = -T0 + 60_000;
+    world.apply(&message(&ahead(3 * DAY), 1.0, boot));
+    world.apply(&frame(METER, r#"{"readings":{"pwr_w":1}}"#, boot));
+    let total = world.ledger().total();
+    assert_eq!((total.applied, total.invalid), (1, [(Invalid::NoClock, 1)].into()));
+    // With a newest row to hold it against, what is too old is still told.
+    world.flush(Timestamp::from_millis(120_000));
+    world.apply(&message(&ahead(DAY), 1.0, boot));
+    assert_eq!(world.ledger().total().expired, 1);
+    assert!(world.ledger().balanced());
+    assert_eq!(rows(&mut world, 3 * DAY), [(3 * DAY, 1)]);
+}
+
+#[test]
+fn a_gateway_that_wakes_up_with_an_old_time_keeps_what_devices_date_themselves() {
+    let mut world = World::new();
+    world.apply(&message(&ahead(10 * DAY), 1.0, 10 * DAY));
+    world.flush(Timestamp::from_millis(T0 + 10 * DAY));
+    world.apply(&message(&ahead(11 * DAY), 2.0, 3 * DAY));
+    assert_eq!(world.ledger().total().applied, 2, "{:?}", world.ledger());
+}
+
+#[test]
+fn a_gateway_whose_clock_runs_years_ahead_takes_nothing_for_expired() {
+    let mut world = World::new();
+    world.apply(&message(&ahead(0), 1.0, 0));
+    world.flush(Timestamp::from_millis(T0));
+    world.apply(&message(&ahead(60_000), 1.0, 3_650 * DAY));
+    assert_eq!(world.ledger().total().applied, 2, "{:?}", world.ledger());
+}
+
+#[test]
+fn a_step_of_the_clock_is_counted_and_told() {
+    let World { folder, writer, roller, inventory } = World::new();
+    let (clock, health) = (Clock::system(), Health::default());
+    let options_of_journal = journal::Options {
+        folder: folder.path().to_owned(),
+        bytes_max: 1 << 30,
+        segment_bytes: 1 << 30,
+        commit_interval: Duration::ZERO,
+        age_max: Duration::from_hours(1),
+    };
+    let storage = Arc::new(Folder::open(folder.path()).expect("a folder"));
+    let part = health.part(PartKind::Journal, "journal", clock.now());
+    let journal = Journal::open(storage, options_of_journal, roller.position(), part, clock).expect("a journal");
+    let part = health.part(PartKind::Pipeline, "pipeline", clock.now());
+    let journal = Arc::new(journal);
+    let mut driver = Driver {
+        reader: journal.reader(roller.position()),
+        caught_up_at: journal.end(),
+        flushed: Instant::now(),
+        // The clock showed this a moment ago.
+        watch: StepWatch::new(clock.now().plus_millis(8 * 3_600_000 + 1_000), Instant::now()),
+        stepped: None,
+        reads_until: None,
+        counters: Counters::of(&part),
+        roller,
+        pipeline: Pipeline {
+            journal: journal.clone(),
+            writer,
+            inventory,
+            board: Arc::<LedgerBoard>::default(),
+            options: options(),
+            clock,
+            part: part.clone(),
+            ready: Arc::<AtomicBool>::default(),
+            stop: Arc::new(AtomicBool::new(true)),
+        },
+    };
+    assert!(driver.flush() && driver.flush());
+    let snapshot = part.snapshot();
+    assert_eq!((snapshot.counters["clock_steps"], snapshot.counters["flushes"]), (1, 1));
+    assert!(snapshot.detail.starts_with("rows reach the store; clock stepped back by 8h"), "{}", snapshot.detail);
+}

@@ -1,0 +1,58 @@
+//! The sink over a store in memory, a batch at a time: a test says when it works and what the store answers.
+
+use std::io::Read as _;
+use std::sync::Arc;
+
+use flate2::read::GzDecoder;
+use tokio::sync::watch;
+
+use super::client::{Body, FarSide};
+use super::policy::Answer;
+use super::{Options, Sink};
+use crate::health::Part;
+use crate::sink::Context;
+use crate::store::Feed;
+
+/// What a store in memory does with the lines of a request: the status of its answer, or none in time.
+pub(crate) trait Script: Send + Sync {
+    /// The store hears these lines.
+    fn hear(&self, lines: &[&str]) -> Option<(u16, String)>;
+}
+
+struct Scripted(Arc<dyn Script>);
+
+impl FarSide for Scripted {
+    async fn write(&self, body: &Body) -> Answer {
+        let mut text = String::new();
+        GzDecoder::new(body.bytes()).read_to_string(&mut text).expect("gzip");
+        let lines: Vec<&str> = text.lines().collect();
+        match self.0.hear(&lines) {
+            Some((status, reason)) => Answer::of(status, reason),
+            None => Answer::Busy { reason: "no answer".to_owned() },
+        }
+    }
+
+    async fn create_bucket(&self) -> Result<(), String> {
+        Err("there is none to be made".to_owned())
+    }
+}
+
+/// A sink that sends a batch when it is told to.
+pub(crate) struct SteppedSink {
+    sink: Sink<Scripted>,
+    // Nobody stops it.
+    _stop: watch::Sender<bool>,
+}
+
+impl SteppedSink {
+    /// A sink over the store that `script` plays.
+    pub(crate) fn new(script: Arc<dyn Script>, options: Options, context: Context, part: Arc<Part>) -> Self {
+        let (sender, stop) = watch::channel(false);
+        Self { sink: Sink::new(Scripted(script), options, context, part, stop), _stop: sender }
+    }
+
+    /// Sends the next batch of a feed, however often it takes. Returns whether there was one.
+    pub(crate) async fn turn(&mut self, feed: Feed) -> bool {
+        matches!(self.sink.turn(feed).await, Ok(Some(_)))
+    }
+}
