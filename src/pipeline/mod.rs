@@ -289,7 +289,7 @@ impl Driver {
                 return false;
             }
         }
-        let position = self.roller.flushed(now, self.pipeline.writer.final_until());
+        let position = self.roller.flushed(now, &self.pipeline.writer);
         self.pipeline.journal.release(position);
         self.counters.stored_messages.set(position.0);
         self.counters.open_windows.set(self.roller.open_windows() as u64);

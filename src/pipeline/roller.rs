@@ -75,6 +75,8 @@ pub struct Roller {
     /// Rows of windows after this one cannot be in the store yet.
     newest_row: Option<WindowStart>,
     final_until: Option<Timestamp>,
+    /// Rows before this are gone from the store.
+    kept_from: Option<Timestamp>,
     ledger: Ledger,
     position: JournalPosition,
     dead_letters: Vec<DeadLetter>,
@@ -126,6 +128,7 @@ impl Roller {
             changes,
             newest_row: writer.newest_row()?,
             final_until: writer.final_until(),
+            kept_from: writer.kept_from(),
             ledger,
             position,
             dead_letters: Vec::new(),
@@ -311,7 +314,7 @@ impl Roller {
     ) -> Result<(), store::Error> {
         let limit = |span: std::time::Duration| i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
         let future = time > frame.arrival.plus_millis(limit(self.options.future_limit));
-        let expired = time < frame.arrival.plus_millis(-limit(self.options.retention));
+        let expired = time < frame.arrival.plus_millis(-limit(self.options.retention)) || self.is_gone(frame, time);
         let any = !future && !expired && self.judged.iter().any(Result::is_ok);
         let start = Window::Minute1.bounds(if any { time } else { frame.arrival }, &jiff::tz::TimeZone::UTC).0;
         let late = self.final_until.is_some_and(|until| start.plus_millis(BASE_WINDOW_MS) <= until);
@@ -354,6 +357,13 @@ impl Roller {
             self.windows.insert((start, device), open);
         }
         Ok(())
+    }
+
+    /// Whether the row of `time` is gone from the store. One that is begun anew would hide the whole one that sinks have.
+    fn is_gone(&self, frame: &Frame, time: Timestamp) -> bool {
+        let start = |at| Window::Minute1.bounds(at, &jiff::tz::TimeZone::UTC).0;
+        // What was deleted under a clock that ran ahead is no reason to refuse what is measured now.
+        self.kept_from.is_some_and(|kept_from| start(time) < kept_from.min(start(frame.arrival)))
     }
 
     /// The open window of a device, taken out of the map: from memory, from the store, or new.
@@ -452,8 +462,9 @@ impl Roller {
 
     /// Notes that the store has everything, and lets go of windows that are final, or of all where they take too much.
     /// Returns the position that the store has passed.
-    pub(super) fn flushed(&mut self, now: Timestamp, final_until: Option<Timestamp>) -> JournalPosition {
-        self.final_until = final_until;
+    pub(super) fn flushed(&mut self, now: Timestamp, writer: &Writer) -> JournalPosition {
+        let final_until = writer.final_until();
+        (self.final_until, self.kept_from) = (final_until, writer.kept_from());
         self.changes = false;
         self.new_devices.clear();
         self.new_metrics.clear();
@@ -467,7 +478,8 @@ impl Roller {
                 open.changed = false;
             }
             let end = start.plus_millis(BASE_WINDOW_MS);
-            let keep = !crowded && end > final_until.unwrap_or(now);
+            let is_gone = self.kept_from.is_some_and(|kept_from| start < kept_from);
+            let keep = !crowded && !is_gone && end > final_until.unwrap_or(now);
             bytes += if keep { open.window.memory_bytes() } else { 0 };
             keep
         });

@@ -127,7 +127,7 @@ impl World {
             dead_letters: parts.dead_letters,
         };
         self.writer.flush(&mut flush).expect("the store takes it");
-        self.roller.flushed(now, self.writer.final_until());
+        self.roller.flushed(now, &self.writer);
     }
 
     /// The ledger against a journal that ends where the roller is.

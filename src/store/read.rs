@@ -66,12 +66,20 @@ impl Reader {
         self.count(StateKey::JournalPosition).map(JournalPosition)
     }
 
-    /// Changed roll-ups that expired before every sink had read them, since the store was made.
+    /// Entries of the feeds that went before every sink had read them, since the store was made.
     ///
     /// # Errors
     /// [`Error`] where SQLite refuses.
     pub fn feed_expired(&self) -> Result<u64, Error> {
         self.count(StateKey::FeedExpired)
+    }
+
+    /// What the store has let go since it was made, by name.
+    ///
+    /// # Errors
+    /// [`Error`] where SQLite refuses.
+    pub fn discards(&self) -> Result<Vec<(&'static str, u64)>, Error> {
+        StateKey::DISCARDS.into_iter().map(|key| Ok((key.label(), self.count(key)?))).collect()
     }
 
     /// The ledger as of the last flush; `received` and `pending` are the journal's to tell.
@@ -135,6 +143,11 @@ pub(super) fn collect<T>(
 
 pub(super) fn final_until(connection: &Connection) -> Result<Option<Timestamp>, rusqlite::Error> {
     Ok(StateKey::FinalUntil.read(connection)?.map(Timestamp::from_millis))
+}
+
+/// Windows that start before this are gone, or are going; `None` while nothing is.
+pub(super) fn kept_from(connection: &Connection) -> Result<Option<Timestamp>, rusqlite::Error> {
+    Ok(StateKey::KeptFrom.read(connection)?.filter(|at| *at > i64::MIN).map(Timestamp::from_millis))
 }
 
 pub(super) fn ledger(connection: &Connection) -> Result<Ledger, rusqlite::Error> {

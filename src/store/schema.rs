@@ -40,7 +40,7 @@ CREATE TABLE quarantine(seq INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NU
 ";
 
 /// Bytes that the write-ahead log keeps after a checkpoint; a large flush makes it longer for a while.
-const LOG_BYTES_KEPT: i64 = 64 << 20;
+pub(super) const LOG_BYTES_KEPT: i64 = 64 << 20;
 
 impl StorePath {
     /// Opens the file for the writer, making folder and tables where there are none.
@@ -117,18 +117,64 @@ pub(super) enum StateKey {
     FinalUntil,
     /// Number of flushes.
     Generation,
-    /// Changes that expired before every sink had read them.
+    /// Entries of the feeds that went before every sink had read them.
     FeedExpired,
+    /// Windows that start before this are gone or going, ms since the epoch; see [`super::retention`].
+    KeptFrom,
+    /// As far as that is for the bound in bytes and not for age, ms since the epoch.
+    ShedUntil,
+    /// Rows that were deleted for their age.
+    RowsExpired,
+    /// Rows that were deleted for the bound in bytes.
+    RowsShed,
+    /// Indicators that were deleted for their age.
+    IndicatorsExpired,
+    /// Indicators that were deleted for the bound in bytes.
+    IndicatorsShed,
+    /// Windows whose rows went before their indicators were computed.
+    MarksExpired,
+    /// Rejected messages that are no longer kept, or never were.
+    DeadLettersDropped,
+    /// Refused lines that are no longer kept.
+    QuarantinedDropped,
 }
 
 impl StateKey {
-    const fn label(self) -> &'static str {
+    pub(super) const fn label(self) -> &'static str {
         match self {
             Self::JournalPosition => "journal_position",
             Self::FinalUntil => "final_until",
             Self::Generation => "generation",
             Self::FeedExpired => "feed_expired",
+            Self::KeptFrom => "kept_from",
+            Self::ShedUntil => "shed_until",
+            Self::RowsExpired => "rows_expired",
+            Self::RowsShed => "rows_shed",
+            Self::IndicatorsExpired => "indicators_expired",
+            Self::IndicatorsShed => "indicators_shed",
+            Self::MarksExpired => "marks_expired",
+            Self::DeadLettersDropped => "dead_letters_dropped",
+            Self::QuarantinedDropped => "quarantined_dropped",
         }
+    }
+
+    /// What the store counts of what it lets go.
+    pub(super) const DISCARDS: [Self; 8] = [
+        Self::FeedExpired,
+        Self::RowsExpired,
+        Self::RowsShed,
+        Self::IndicatorsExpired,
+        Self::IndicatorsShed,
+        Self::MarksExpired,
+        Self::DeadLettersDropped,
+        Self::QuarantinedDropped,
+    ];
+
+    pub(super) fn add(self, connection: &Connection, count: u64) -> Result<(), rusqlite::Error> {
+        if count == 0 {
+            return Ok(());
+        }
+        self.write(connection, to_sql(self.count(connection)?.saturating_add(count)))
     }
 
     pub(super) fn read(self, connection: &Connection) -> Result<Option<i64>, rusqlite::Error> {

@@ -1,22 +1,31 @@
 //! The one writer: rows, ledger, journal position and finality in one transaction.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
+use super::bound::{Bound, Fill, StoreBound};
 use super::finality::{Amended, Feeder};
-use super::retention::{oldest_kept, prune};
+use super::retention::Pruner;
 use super::schema::{StateKey, to_sql};
 use super::{Error, StorePath};
+use crate::disk::Space;
 use crate::inventory::{Device, Inventory};
 use crate::ledger::Ledger;
 use crate::model::{DeviceId, JournalPosition, MetricId, Timestamp, Window, WindowStart};
 use crate::rollup::DeviceWindow;
 
-/// Bytes of a rejected payload that are kept.
+/// Bytes of a rejected payload that are kept, and of its topic.
 pub const DEAD_LETTER_BYTES_MAX: usize = 1_024;
+
+/// Pages after which the log is folded into the file.
+const CHECKPOINT_PAGES: i64 = 1_000;
+/// How long a flush waits for readers when the log is too long.
+const LOG_WAIT: Duration = Duration::from_millis(200);
 
 /// What the writer needs to know of the configuration.
 #[derive(Clone, Debug)]
@@ -120,6 +129,10 @@ pub struct Writer {
     options: WriterOptions,
     /// Windows that end here or before are final; `None` before the first flush of a new store.
     final_until: Option<Timestamp>,
+    /// Windows that start before this are gone; `None` while nothing is.
+    kept_from: Option<Timestamp>,
+    bound: Bound,
+    fill: Fill,
     scratch: Vec<u8>,
 }
 
@@ -132,7 +145,47 @@ impl Writer {
         let connection = path.open_writer()?;
         let final_until =
             super::read::final_until(&connection).map_err(|source| path.error("read its state", source))?;
-        Ok(Self { connection, path: path.clone(), options, final_until, scratch: Vec::new() })
+        let kept_from = super::read::kept_from(&connection).map_err(|source| path.error("read its state", source))?;
+        let bound = Bound::new(StoreBound::default(), path.used_bytes(&connection)?);
+        let (path, fill, scratch) = (path.clone(), Fill::default(), Vec::new());
+        Ok(Self { connection, path, options, final_until, kept_from, bound, fill, scratch })
+    }
+
+    /// Keeps the store within `bound`, as far as its disk goes.
+    ///
+    /// # Errors
+    /// [`Error`] where SQLite refuses.
+    pub fn bounded(mut self, bound: StoreBound) -> Result<Self, Error> {
+        self.bound = Bound::new(bound, self.path.used_bytes(&self.connection)?);
+        self.look_at_disk()?;
+        let set = |key, value: i64| self.connection.pragma_update_and_check(None, key, value, |_| Ok(()));
+        let log_bytes = self.bound.log_bytes_max();
+        // The log is folded into the file every so many pages of 4 KiB.
+        set("journal_size_limit", log_bytes)
+            .and_then(|()| set("wal_autocheckpoint", (log_bytes >> 12).min(CHECKPOINT_PAGES)))
+            .map_err(|source| self.path.error("set up", source))?;
+        Ok(self)
+    }
+
+    fn look_at_disk(&mut self) -> Result<(), Error> {
+        let space = self.path.space();
+        if space != Space::BOUNDLESS {
+            let (file, log) = self.path.file_bytes();
+            self.bound.look(file + log, space.free_bytes);
+        }
+        Ok(())
+    }
+
+    /// How full the store was after the last flush.
+    #[must_use]
+    pub fn fill(&self) -> Fill {
+        self.fill
+    }
+
+    /// Windows that start before this are gone, and so is a late reading for them; `None` while nothing is gone.
+    #[must_use]
+    pub fn kept_from(&self) -> Option<Timestamp> {
+        self.kept_from
     }
 
     /// First record of the journal that the rows do not hold.
@@ -217,7 +270,29 @@ impl Writer {
     /// [`Error`] where SQLite refuses (disk full, damage); nothing of the flush is written then.
     pub fn flush(&mut self, flush: &mut Flush<'_>) -> Result<usize, Error> {
         let path = self.path.clone();
-        self.flush_inner(flush).map_err(|source| path.error("write a flush", source))
+        self.look_at_disk()?;
+        let rows = self.flush_inner(flush).map_err(|source| path.error("write a flush", source))?;
+        self.shorten_log();
+        Ok(rows)
+    }
+
+    /// Folds a log into the file that readers have kept from being begun anew, as far as they let it in a moment.
+    fn shorten_log(&mut self) {
+        let log_bytes = self.path.file_bytes().1;
+        self.fill.log_bytes = log_bytes;
+        if log_bytes <= 2 * u64::try_from(self.bound.log_bytes_max()).unwrap_or(0) {
+            return;
+        }
+        let fold = || {
+            self.connection.busy_timeout(LOG_WAIT)?;
+            let folded = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(()));
+            self.connection.busy_timeout(super::BUSY_WAIT)?;
+            folded
+        };
+        // Failing is no harm to what was flushed: it is tried again with the next flush.
+        if let Err(error) = fold() {
+            tracing::debug!(%error, log_bytes, "the store's log cannot be shortened now");
+        }
     }
 
     fn flush_inner(&mut self, flush: &mut Flush<'_>) -> Result<usize, rusqlite::Error> {
@@ -233,17 +308,22 @@ impl Writer {
         let mut amended = Amended::new(final_before);
         let rows = write_rows(&transaction, flush.rows, &mut self.scratch, &mut amended)?;
         amended.amend_successors(&transaction)?;
-        let oldest = oldest_kept(&transaction, options, flush.now)?;
-        let feeder = Feeder { transaction: &transaction, options, generation, oldest };
+        let pruner = Pruner::new(&transaction, options, &self.bound, (flush.now, final_now))?;
+        let oldest = pruner.kept_from();
+        let feeder = Feeder { transaction: &transaction, options, generation, oldest, untold: Cell::default() };
         amended.write(&feeder)?;
         feeder.finalise(final_before, final_after)?;
+        let (untold, uncomputed) = feeder.untold.get();
+        StateKey::FeedExpired.add(&transaction, untold)?;
+        StateKey::MarksExpired.add(&transaction, uncomputed)?;
         write_ledger(&transaction, flush.ledger)?;
         StateKey::JournalPosition.write(&transaction, to_sql(flush.position.0))?;
         StateKey::FinalUntil.write(&transaction, final_after.as_millis())?;
         StateKey::Generation.write(&transaction, to_sql(generation))?;
-        prune(&transaction, options, oldest)?;
+        let fill = pruner.prune(rows, (final_after, final_now))?;
         transaction.commit()?;
         self.final_until = Some(final_after);
+        (self.fill, self.kept_from) = (fill, fill.kept_from);
         Ok(rows)
     }
 }
@@ -269,7 +349,8 @@ fn write_dead_letters(transaction: &Transaction<'_>, letters: &[DeadLetter]) -> 
         .prepare_cached("INSERT INTO dead_letter(at, source, topic, reason, payload) VALUES(?, ?, ?, ?, ?)")?;
     for letter in letters {
         let payload = &letter.payload[..letter.payload.len().min(DEAD_LETTER_BYTES_MAX)];
-        insert.execute(params![letter.at.as_millis(), letter.source, letter.topic, letter.reason, payload])?;
+        let topic = &letter.topic[..letter.topic.floor_char_boundary(DEAD_LETTER_BYTES_MAX)];
+        insert.execute(params![letter.at.as_millis(), letter.source, topic, letter.reason, payload])?;
     }
     Ok(())
 }
