@@ -8,6 +8,7 @@
 
 mod registry;
 mod roller;
+mod store_health;
 
 #[cfg(test)]
 mod tests;
@@ -30,6 +31,7 @@ use crate::store::{Flush, Writer};
 
 pub use registry::adopt;
 pub use roller::Roller;
+use store_health::StoreHealth;
 
 /// Bytes of records that are read from the journal at a time.
 const READ_BYTES: usize = 256 * 1024;
@@ -108,6 +110,8 @@ pub struct Pipeline {
     pub clock: Clock,
     /// Where it reports.
     pub part: Arc<Part>,
+    /// Where it reports how full the store is.
+    pub store_part: Arc<Part>,
     /// Set once the journal, as it was at the start, is in the store.
     pub ready: Arc<AtomicBool>,
     /// Ends it: what the journal holds by then is read first, as far as that takes two seconds, and flushed.
@@ -133,6 +137,7 @@ impl Pipeline {
             flushed: Instant::now(),
             reads_until: None,
             counters,
+            store_health: StoreHealth::of(self.store_part.clone()),
             roller,
             pipeline: self,
         };
@@ -185,6 +190,7 @@ struct Driver {
     /// Set when a stop was seen: nothing is read after it.
     reads_until: Option<Instant>,
     counters: Counters,
+    store_health: StoreHealth,
 }
 
 impl Driver {
@@ -289,6 +295,7 @@ impl Driver {
                 return false;
             }
         }
+        self.store_health.report(self.pipeline.writer.fill(), now);
         let position = self.roller.flushed(now, &self.pipeline.writer);
         self.pipeline.journal.release(position);
         self.counters.stored_messages.set(position.0);
@@ -310,8 +317,17 @@ impl Driver {
         }
     }
 
+    /// A disk that is full is named, with what to do.
+    fn with_advice(&self, cause: String) -> String {
+        if !cause.contains("disk is full") {
+            return cause;
+        }
+        let file = self.pipeline.writer.path().file();
+        format!("{cause}; free some room on the disk of {}", file.parent().unwrap_or(file).display())
+    }
+
     fn trouble(&self, what: &'static str, error: &dyn std::error::Error) {
-        let cause = with_causes(error);
+        let cause = self.with_advice(with_causes(error));
         if self.pipeline.part.report(State::Down, format!("{what}: {cause}"), self.pipeline.clock.now()) {
             error!(cause, "{what}; the journal keeps what comes in, trying again");
         } else {

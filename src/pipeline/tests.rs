@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use jiff::tz::TimeZone;
 use proptest::prelude::{Just, Strategy, any, prop};
 
-use super::{Counters, Driver, LedgerBoard, Options, Pipeline, Roller, Unregistered, adopt};
+use super::{Counters, Driver, LedgerBoard, Options, Pipeline, Roller, StoreHealth, Unregistered, adopt};
 use crate::clock::Clock;
 use crate::health::{Health, PartKind};
 use crate::inventory::{Connection, Device, Inventory, MetricDef, Profile, SharedInventory, Site, UnknownMetrics};
@@ -275,6 +275,7 @@ fn a_stop_leaves_a_long_backlog_to_the_next_start() {
 
     let part = health.part(PartKind::Pipeline, "pipeline", clock.now());
     let journal = Arc::new(journal);
+    let store_part = health.part(PartKind::Store, "store", clock.now());
     let driver = Driver {
         reader: journal.reader(roller.position()),
         caught_up_at: journal.end(),
@@ -282,6 +283,7 @@ fn a_stop_leaves_a_long_backlog_to_the_next_start() {
         // The time for reading is over.
         reads_until: Some(Instant::now()),
         counters: Counters::of(&part),
+        store_health: StoreHealth::of(store_part.clone()),
         roller,
         pipeline: Pipeline {
             journal: journal.clone(),
@@ -291,6 +293,7 @@ fn a_stop_leaves_a_long_backlog_to_the_next_start() {
             options: options(),
             clock,
             part,
+            store_part: store_part.clone(),
             ready: Arc::<AtomicBool>::default(),
             stop: Arc::new(AtomicBool::new(true)),
         },
@@ -395,4 +398,24 @@ proptest::proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_late_reading_whose_row_went_with_age_is_expired_and_begins_no_row() {
+    let mut world = World::new();
+    world.apply(&reading(0, 5.0, 1.0));
+    world.flush(Timestamp::from_millis(T0 + 60_000));
+    // The row goes when the newest is a day and two minutes younger.
+    let day = 86_400_000;
+    world.apply(&reading(day + 120_000, 7.0, 9.0));
+    world.flush(Timestamp::from_millis(T0 + day + 120_000));
+    // It arrived within the retention and waited in the journal until its row was gone.
+    let ts = T0 + 30_000;
+    let late = format!(r#"{{"ts":{ts},"readings":{{"pwr_w":1,"energy_kwh":1}}}}"#);
+    world.apply(&frame("telemetry/base_station/350102/B_1/meter", &late, 60_000));
+    let ledger = world.ledger();
+    assert!(ledger.balanced(), "{ledger:?}");
+    assert_eq!((ledger.total().applied, ledger.total().expired), (4, 2));
+    world.flush(Timestamp::from_millis(T0 + day + 121_000));
+    assert!(world.rows(Window::Minute1).iter().all(|row| row.start >= Timestamp::from_millis(T0 + 60_000)));
 }

@@ -176,6 +176,12 @@ impl Writer {
         Ok(())
     }
 
+    /// Where it lives.
+    #[must_use]
+    pub fn path(&self) -> &StorePath {
+        &self.path
+    }
+
     /// How full the store was after the last flush.
     #[must_use]
     pub fn fill(&self) -> Fill {
