@@ -380,6 +380,11 @@ impl Shared {
         }
     }
 
+    /// Whether there is a segment that starts at `first`.
+    pub(super) fn has_segment(&self, first: u64) -> bool {
+        self.state().segments.iter().any(|segment| segment.first == first)
+    }
+
     /// Waits until something at or beyond `position` is durable, at most `timeout`.
     pub(super) fn await_record(&self, position: u64, timeout: Duration) {
         let wait = |state: &mut State| state.end <= position;

@@ -49,7 +49,7 @@ pub enum Unregistered {
     Refuse,
     /// They are taken in, marked unregistered.
     Accept {
-        /// Such devices at the most.
+        /// Such devices of one source at the most.
         devices_max: usize,
         /// Metrics of one such device at the most.
         metrics_max: usize,
@@ -269,10 +269,13 @@ impl Driver {
     fn flush(&mut self) -> bool {
         self.flushed = Instant::now();
         let now = self.pipeline.clock.now();
-        if !self.roller.has_changes() && !self.pipeline.writer.finality_due(now) {
+        // What cannot be told now is looked at by the next flush.
+        let above_bound = self.pipeline.writer.bound_due().unwrap_or(false);
+        if !self.roller.has_changes() && !self.pipeline.writer.finality_due(now) && !above_bound {
             self.note_readiness();
             return true;
         }
+        self.pipeline.writer.note_unlisted(self.roller.unlisted());
         let parts = self.roller.flush_parts();
         let mut rows = parts.rows.into_iter();
         let mut flush = Flush {

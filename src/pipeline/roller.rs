@@ -3,6 +3,7 @@
 //! Owns the windows that changed since the last flush and those that may still change. Never reads the clock: everything
 //! follows from the entries, so a replay comes to the same.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
 use foldhash::fast::RandomState;
@@ -20,7 +21,7 @@ use crate::model::{
     BASE_WINDOW_MS, DeviceId, Frame, FrameKind, JournalPosition, MetricId, MetricKind, Timestamp, Window, WindowStart,
 };
 use crate::rollup::{DeviceWindow, Outcome};
-use crate::store::{self, DeadLetter, FlushedRow, StoredDevice, Writer};
+use crate::store::{self, DeadLetter, FlushedRow, StoredDevice, Unlisted, Writer};
 
 /// Rejected messages that one flush brings to the store; the others are only counted.
 const DEAD_LETTERS_PER_FLUSH_MAX: usize = 200;
@@ -68,7 +69,10 @@ pub struct Roller {
     inventory: SharedInventory,
     plans: Vec<Plan>,
     topics: HashMap<Box<str>, DeviceId, RandomState>,
-    unregistered: usize,
+    /// Devices that were taken in without ever being listed, by the source that heard them first.
+    taken_in: BTreeMap<Arc<str>, usize>,
+    /// What of that the store does not have yet.
+    new_unlisted: Unlisted,
     windows: HashMap<Key, Open, RandomState>,
     open_bytes: usize,
     changes: bool,
@@ -122,7 +126,8 @@ impl Roller {
             options,
             plans: Vec::new(),
             topics: HashMap::default(),
-            unregistered: snapshot.unregistered_count(),
+            taken_in: BTreeMap::new(),
+            new_unlisted: Unlisted::default(),
             windows: HashMap::default(),
             open_bytes: 0,
             changes,
@@ -139,7 +144,34 @@ impl Roller {
             inventory,
         };
         roller.plans = snapshot.devices().iter().map(|device| plan(&snapshot, device.id)).collect();
+        roller.recall_unlisted(writer.unlisted()?, &snapshot);
         Ok(roller)
+    }
+
+    /// Counts what earlier runs took in. A device that was listed once and is no longer does not count: its number is
+    /// bounded by the inventories there have been.
+    fn recall_unlisted(&mut self, unlisted: Unlisted, inventory: &Inventory) {
+        for (device, source) in unlisted.devices {
+            if self.plans.get(device.index()).is_some_and(|plan| plan.registered) {
+                self.new_unlisted.listed.push(device);
+                self.changes = true;
+            } else {
+                *self.taken_in.entry(source).or_default() += 1;
+            }
+        }
+        for (device, metric) in unlisted.metrics {
+            let Some(plan) = self.plans.get_mut(device.index()) else { continue };
+            if let Some(name) = inventory.metrics.name(metric)
+                && plan.profile.slot(name).is_none()
+            {
+                plan.extra.push((name.as_ref().into(), metric));
+            }
+        }
+    }
+
+    /// What was taken in without being listed since the last flush.
+    pub(super) fn unlisted(&self) -> Unlisted {
+        self.new_unlisted.clone()
     }
 
     /// Applies one entry: its message is counted and its readings go into their rows.
@@ -181,7 +213,7 @@ impl Roller {
 
     fn native(&mut self, frame: &Frame) -> Result<(DeviceId, Timestamp), Rejection> {
         let message = native::decode(&frame.payload)?;
-        let device = self.device_of(&frame.topic)?;
+        let device = self.device_of(&frame.topic, &frame.source)?;
         for (position, (name, value)) in message.readings.iter().enumerate() {
             let judged = match value {
                 Some(value) => self.judge(device, position, name, *value),
@@ -250,10 +282,11 @@ impl Roller {
             metric
         });
         plan.extra.push((name.into(), metric));
+        self.new_unlisted.metrics.push((device, metric));
         Ok(metric)
     }
 
-    fn device_of(&mut self, topic: &str) -> Result<DeviceId, Rejection> {
+    fn device_of(&mut self, topic: &str, source: &Arc<str>) -> Result<DeviceId, Rejection> {
         if let Some(&device) = self.topics.get(topic) {
             return Ok(device);
         }
@@ -266,7 +299,7 @@ impl Roller {
             return Err(Rejection::Unregistered);
         }
         drop(snapshot); // or else adding to it would copy it
-        let device = known.map_or_else(|| self.take_in(levels), Ok)?;
+        let device = known.map_or_else(|| self.take_in(levels, source), Ok)?;
         // One topic per device is the rule; a device that is heard on ever new ones does not fill the memory.
         if self.topics.len() < 2 * self.plans.len() {
             self.topics.insert(topic.into(), device);
@@ -275,7 +308,7 @@ impl Roller {
     }
 
     /// Takes in a device that is not listed.
-    fn take_in(&mut self, levels: Topic<'_>) -> Result<DeviceId, Rejection> {
+    fn take_in(&mut self, levels: Topic<'_>, source: &Arc<str>) -> Result<DeviceId, Rejection> {
         let devices_max = match self.options.unregistered {
             Unregistered::Refuse => return Err(Rejection::Unregistered),
             Unregistered::Accept { devices_max, .. } => devices_max,
@@ -283,7 +316,8 @@ impl Roller {
         if levels.kind == KIND_RESERVED {
             return Err(Rejection::UnknownTopic);
         }
-        if self.unregistered >= devices_max {
+        // Each source has a share of its own: one that is flooded with names does not shut out the others.
+        if self.taken_in.get(source).is_some_and(|count| *count >= devices_max) {
             return Err(Rejection::UnregisteredLimit);
         }
         let mut shared = self.inventory.write().unwrap_or_else(PoisonError::into_inner);
@@ -300,7 +334,8 @@ impl Roller {
         let device = inventory.add_device(device);
         self.plans.push(plan(inventory, device));
         self.new_devices.extend(inventory.device(device).map(|device| StoredDevice::of(inventory, device)));
-        self.unregistered += 1;
+        self.new_unlisted.devices.push((device, source.clone()));
+        *self.taken_in.entry(source.clone()).or_default() += 1;
         Ok(device)
     }
 
@@ -468,6 +503,7 @@ impl Roller {
         self.changes = false;
         self.new_devices.clear();
         self.new_metrics.clear();
+        self.new_unlisted = Unlisted::default();
         self.dead_letters.clear();
         let crowded = self.open_bytes >= self.options.open_windows_bytes_max / 2;
         let mut newest = self.newest_row;

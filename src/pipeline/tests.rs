@@ -80,6 +80,10 @@ impl World {
     }
 
     fn open(folder: tempfile::TempDir) -> Self {
+        Self::open_with(folder, &listed())
+    }
+
+    fn open_with(folder: tempfile::TempDir, listed: &Inventory) -> Self {
         let options_of_writer = WriterOptions {
             grace_ms: 10_000,
             retention_ms: 86_400_000,
@@ -89,7 +93,7 @@ impl World {
             zone: TimeZone::UTC,
         };
         let writer = Writer::open(&StorePath::in_folder(folder.path()), options_of_writer).expect("a store");
-        let inventory = adopt(&listed(), &writer.devices().expect("devices"), &writer.metrics().expect("metrics"));
+        let inventory = adopt(listed, &writer.devices().expect("devices"), &writer.metrics().expect("metrics"));
         let inventory: SharedInventory = Arc::new(RwLock::new(Arc::new(inventory)));
         let (ledger, position) = (writer.ledger().expect("a ledger"), writer.position().expect("a position"));
         let roller = Roller::new(options(), inventory.clone(), ledger, position, &writer).expect("a roller");
@@ -100,6 +104,13 @@ impl World {
         let Self { folder, writer, roller, .. } = self;
         drop((writer, roller));
         Self::open(folder)
+    }
+
+    /// Goes on with another inventory.
+    fn restart_with(self, listed: &Inventory) -> Self {
+        let Self { folder, writer, roller, .. } = self;
+        drop((writer, roller));
+        Self::open_with(folder, listed)
     }
 
     /// Goes on with another policy, as after a restart with another configuration.
@@ -115,6 +126,7 @@ impl World {
     }
 
     fn flush(&mut self, now: Timestamp) {
+        self.writer.note_unlisted(self.roller.unlisted());
         let parts = self.roller.flush_parts();
         let mut rows = parts.rows.into_iter();
         let mut flush = Flush {
@@ -418,4 +430,72 @@ fn a_late_reading_whose_row_went_with_age_is_expired_and_begins_no_row() {
     assert_eq!((ledger.total().applied, ledger.total().expired), (4, 2));
     world.flush(Timestamp::from_millis(T0 + day + 121_000));
     assert!(world.rows(Window::Minute1).iter().all(|row| row.start >= Timestamp::from_millis(T0 + 60_000)));
+}
+
+#[test]
+fn metrics_of_an_unlisted_device_count_on_over_restarts() {
+    let mut world = World::new();
+    world.apply(&frame("telemetry/k/a/new/d", r#"{"readings":{"a":1,"b":2}}"#, 0));
+    world.flush(Timestamp::from_millis(T0 + 1_000));
+    let mut world = world.crash();
+    world.apply(&frame("telemetry/k/a/new/d", r#"{"readings":{"a":3,"b":4,"c":5}}"#, 5));
+    let total = world.ledger().total();
+    assert_eq!((total.applied, total.invalid), (4, [(Invalid::MetricLimit, 1)].into()));
+}
+
+#[test]
+fn devices_that_are_taken_in_count_by_source_and_on_over_restarts() {
+    let other = |topic: &str| match frame(topic, r#"{"readings":{"a":1}}"#, 0) {
+        Entry::Frame(frame) => Entry::Frame(Frame { source: Arc::from("other"), ..frame }),
+        lost @ Entry::Lost { .. } => lost,
+    };
+    let mut world = World::new();
+    world.apply(&frame("telemetry/k/a/new/d", r#"{"readings":{"a":1}}"#, 0));
+    world.flush(Timestamp::from_millis(T0 + 1_000));
+    let mut world = world.crash();
+    world.apply(&frame("telemetry/k/a/new/e", r#"{"readings":{"a":1}}"#, 0));
+    world.apply(&other("telemetry/k/a/new/f"));
+    world.apply(&other("telemetry/k/a/new/g"));
+    let ledger = world.ledger();
+    let rejected = |source: &str| ledger.sources[source].rejected.get(&Rejection::UnregisteredLimit).copied();
+    assert_eq!((rejected("broker"), rejected("other")), (Some(1), Some(1)));
+    assert_eq!(ledger.total().applied, 2);
+}
+
+#[test]
+fn a_device_that_is_listed_no_longer_takes_nobodys_place() {
+    let mut world = World::new();
+    world.apply(&reading(0, 5.0, 1.0));
+    world.flush(Timestamp::from_millis(T0 + 1_000));
+    let mut world = world.restart_with(&Inventory::default());
+    world.apply(&reading(1_000, 6.0, 2.0));
+    world.apply(&frame("telemetry/k/a/new/d", r#"{"readings":{"a":1}}"#, 0));
+    assert_eq!(world.ledger().total().messages_rejected(), 0);
+    // One that was taken in and is listed then, is not counted either, also when it is removed again.
+    world.flush(Timestamp::from_millis(T0 + 2_000));
+    let mut both = listed();
+    let site = both.add_site(Site { id: Arc::from("new"), ..both.sites()[0].clone() });
+    both.add_device(Device { site, name: Arc::from("d"), ..both.devices()[0].clone() });
+    let mut world = world.restart_with(&both);
+    world.flush(Timestamp::from_millis(T0 + 3_000));
+    let mut world = world.restart_with(&listed());
+    world.apply(&frame("telemetry/k/a/new/e", r#"{"readings":{"a":1}}"#, 0));
+    assert_eq!(world.ledger().total().messages_rejected(), 0);
+}
+
+#[test]
+fn windows_beyond_the_bound_are_let_go_after_a_flush() {
+    let mut world = World::new();
+    let mut at = 0;
+    while world.roller.open_bytes() < options().open_windows_bytes_max / 2 {
+        world.apply(&reading(at, 5.0, 1.0));
+        at += 1_000;
+    }
+    assert!(world.roller.open_windows() > 1);
+    // None of them is final: they would stay open otherwise.
+    world.flush(Timestamp::from_millis(T0));
+    assert_eq!((world.roller.open_windows(), world.roller.open_bytes()), (0, 0));
+    let applied = world.ledger().total().applied;
+    let kept: u64 = world.rows(Window::Minute1).iter().map(|row| row.combined.aggregate.count).sum();
+    assert_eq!(kept, applied);
 }

@@ -38,7 +38,7 @@ pub use feed::{Change, Feed, Quarantined, SideWriter, SinkState};
 pub use indicators::{IndicatorQuery, IndicatorRow, StaleWindow};
 pub use read::{Interrupter, Reader};
 pub use series::{Devices, SeriesQuery, SeriesRow};
-pub use write::{DEAD_LETTER_BYTES_MAX, DeadLetter, Flush, FlushedRow, StoredDevice, Writer, WriterOptions};
+pub use write::{DEAD_LETTER_BYTES_MAX, DeadLetter, Flush, FlushedRow, StoredDevice, Unlisted, Writer, WriterOptions};
 
 /// How long a connection waits for another one to let go.
 const BUSY_WAIT: Duration = Duration::from_secs(20);

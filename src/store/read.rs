@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, InterruptHandle, Params, Row};
 
 use super::schema::{StateKey, count_at, device_at, time_at, to_sql};
-use super::{DeadLetter, Error, StorePath, StoredDevice};
+use super::{DeadLetter, Error, StorePath, StoredDevice, Unlisted};
 use crate::ledger::{Ledger, Rejection};
 use crate::model::{JournalPosition, MetricId, Timestamp};
 
@@ -175,6 +175,21 @@ pub(super) fn devices(connection: &Connection) -> Result<Vec<StoredDevice>, rusq
             area: row.get(4)?,
             operator: row.get(5)?,
         })
+    })
+}
+
+pub(super) fn unlisted(connection: &Connection) -> Result<Unlisted, rusqlite::Error> {
+    Ok(Unlisted {
+        devices: collect(connection, "SELECT device, source FROM taken_in ORDER BY device", (), |row| {
+            Ok((device_at(row, 0)?, row.get(1)?))
+        })?,
+        listed: Vec::new(),
+        metrics: collect(
+            connection,
+            "SELECT device, metric FROM unlisted_metric ORDER BY device, metric",
+            (),
+            |row| Ok((device_at(row, 0)?, MetricId(row.get(1)?))),
+        )?,
     })
 }
 

@@ -77,6 +77,17 @@ impl StoredDevice {
     }
 }
 
+/// What was taken in without being listed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unlisted {
+    /// Devices that were never listed, with the source that heard them first.
+    pub devices: Vec<(DeviceId, Arc<str>)>,
+    /// Devices that were, and are listed now.
+    pub listed: Vec<DeviceId>,
+    /// Metrics that a device has sent and its profile does not list.
+    pub metrics: Vec<(DeviceId, MetricId)>,
+}
+
 /// A row to write.
 #[derive(Clone, Copy, Debug)]
 pub struct FlushedRow<'a> {
@@ -133,6 +144,8 @@ pub struct Writer {
     kept_from: Option<Timestamp>,
     bound: Bound,
     fill: Fill,
+    /// What the next flush writes of what was taken in.
+    unlisted: Unlisted,
     scratch: Vec<u8>,
 }
 
@@ -148,7 +161,8 @@ impl Writer {
         let kept_from = super::read::kept_from(&connection).map_err(|source| path.error("read its state", source))?;
         let bound = Bound::new(StoreBound::default(), path.used_bytes(&connection)?);
         let (path, fill, scratch) = (path.clone(), Fill::default(), Vec::new());
-        Ok(Self { connection, path, options, final_until, kept_from, bound, fill, scratch })
+        let unlisted = Unlisted::default();
+        Ok(Self { connection, path, options, final_until, kept_from, bound, fill, unlisted, scratch })
     }
 
     /// Keeps the store within `bound`, as far as its disk goes.
@@ -157,7 +171,7 @@ impl Writer {
     /// [`Error`] where SQLite refuses.
     pub fn bounded(mut self, bound: StoreBound) -> Result<Self, Error> {
         self.bound = Bound::new(bound, self.path.used_bytes(&self.connection)?);
-        self.look_at_disk()?;
+        self.look_at_disk();
         let set = |key, value: i64| self.connection.pragma_update_and_check(None, key, value, |_| Ok(()));
         let log_bytes = self.bound.log_bytes_max();
         // The log is folded into the file every so many pages of 4 KiB.
@@ -167,13 +181,12 @@ impl Writer {
         Ok(self)
     }
 
-    fn look_at_disk(&mut self) -> Result<(), Error> {
+    fn look_at_disk(&mut self) {
         let space = self.path.space();
         if space != Space::BOUNDLESS {
             let (file, log) = self.path.file_bytes();
             self.bound.look(file + log, space.free_bytes);
         }
-        Ok(())
     }
 
     /// Where it lives.
@@ -224,6 +237,14 @@ impl Writer {
         self.final_until.is_none_or(|until| until < self.final_at(now))
     }
 
+    /// Whether the store is above its bound, which indicators alone can bring it to.
+    ///
+    /// # Errors
+    /// [`Error`] where SQLite refuses.
+    pub fn bound_due(&self) -> Result<bool, Error> {
+        Ok(self.path.used_bytes(&self.connection)? > self.bound.bytes_max().0)
+    }
+
     /// End of the newest base window whose grace is over at `now`.
     fn final_at(&self, now: Timestamp) -> Timestamp {
         Window::Minute1.bounds(now.plus_millis(-self.options.grace_ms), &TimeZone::UTC).0
@@ -243,6 +264,19 @@ impl Writer {
     /// [`Error`] where SQLite refuses.
     pub fn metrics(&self) -> Result<Vec<(MetricId, Arc<str>)>, Error> {
         super::read::metrics(&self.connection).map_err(|source| self.path.error("read its metrics", source))
+    }
+
+    /// What was taken in without being listed, as of the last flush.
+    ///
+    /// # Errors
+    /// [`Error`] where SQLite refuses.
+    pub fn unlisted(&self) -> Result<Unlisted, Error> {
+        super::read::unlisted(&self.connection).map_err(|source| self.path.error("read what was not listed", source))
+    }
+
+    /// Has the next flush write what was taken in since the last one.
+    pub fn note_unlisted(&mut self, unlisted: Unlisted) {
+        self.unlisted = unlisted;
     }
 
     /// Start of the newest row.
@@ -276,7 +310,7 @@ impl Writer {
     /// [`Error`] where SQLite refuses (disk full, damage); nothing of the flush is written then.
     pub fn flush(&mut self, flush: &mut Flush<'_>) -> Result<usize, Error> {
         let path = self.path.clone();
-        self.look_at_disk()?;
+        self.look_at_disk();
         let rows = self.flush_inner(flush).map_err(|source| path.error("write a flush", source))?;
         self.shorten_log();
         Ok(rows)
@@ -310,6 +344,7 @@ impl Writer {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let generation = StateKey::Generation.count(&transaction)? + 1;
         write_names(&transaction, flush)?;
+        write_unlisted(&transaction, &self.unlisted)?;
         write_dead_letters(&transaction, flush.dead_letters)?;
         let mut amended = Amended::new(final_before);
         let rows = write_rows(&transaction, flush.rows, &mut self.scratch, &mut amended)?;
@@ -330,6 +365,7 @@ impl Writer {
         transaction.commit()?;
         self.final_until = Some(final_after);
         (self.fill, self.kept_from) = (fill, fill.kept_from);
+        self.unlisted = Unlisted::default();
         Ok(rows)
     }
 }
@@ -346,6 +382,22 @@ fn write_names(transaction: &Transaction<'_>, flush: &Flush<'_>) -> Result<(), r
     )?;
     for device in flush.devices {
         upsert.execute(params![device.id.0, device.site, device.name, device.kind, device.area, device.operator])?;
+    }
+    Ok(())
+}
+
+fn write_unlisted(transaction: &Transaction<'_>, unlisted: &Unlisted) -> Result<(), rusqlite::Error> {
+    let mut insert = transaction.prepare_cached("INSERT OR IGNORE INTO taken_in VALUES(?, ?)")?;
+    for (device, source) in &unlisted.devices {
+        insert.execute(params![device.0, source])?;
+    }
+    let mut delete = transaction.prepare_cached("DELETE FROM taken_in WHERE device = ?")?;
+    for device in &unlisted.listed {
+        delete.execute([device.0])?;
+    }
+    let mut insert = transaction.prepare_cached("INSERT OR IGNORE INTO unlisted_metric VALUES(?, ?)")?;
+    for (device, metric) in &unlisted.metrics {
+        insert.execute([device.0, metric.0])?;
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
 //! Tests of the whole library in one binary, which links fast.
 
+mod bounds;
 mod config_cases;
 mod tidy;

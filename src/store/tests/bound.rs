@@ -41,7 +41,7 @@ fn pass_everything(city: &City) {
 #[test]
 fn a_steady_stream_stays_within_the_bound_and_the_file_stops_growing() {
     let mut city = city(1 << 20, only_minutes());
-    let file = |city: &City| std::fs::metadata(city.path.file()).expect("a file").len();
+    let file_bytes = |city: &City| std::fs::metadata(city.path.file()).expect("a file").len();
     let mut half = 0;
     for number in 0..600 {
         minute(&mut city, number);
@@ -50,10 +50,10 @@ fn a_steady_stream_stays_within_the_bound_and_the_file_stops_growing() {
         assert!(fill.used_bytes <= fill.bytes_max + fill.bytes_max / 10, "minute {number}: {fill:?}");
         assert!(matches!(fill.pressure, Pressure::None | Pressure::AtBound), "minute {number}: {fill:?}");
         if number == 400 {
-            half = file(&city);
+            half = file_bytes(&city);
         }
     }
-    assert!(file(&city) <= half + (64 << 10), "{half} bytes, then {}", file(&city));
+    assert!(file_bytes(&city) <= half + (64 << 10), "{half} bytes, then {}", file_bytes(&city));
     let kept = city.series(Window::Minute1, Devices::All).len() as u64;
     assert!(kept > 1_000 && kept + discard(&city, "rows_shed") == 600 * u64::from(DEVICES), "{kept} are kept");
     assert_eq!(discard(&city, "feed_expired"), 0);
