@@ -438,7 +438,8 @@ fn metrics_of_an_unlisted_device_count_on_over_restarts() {
     world.apply(&frame("telemetry/k/a/new/d", r#"{"readings":{"a":1,"b":2}}"#, 0));
     world.flush(Timestamp::from_millis(T0 + 1_000));
     let mut world = world.crash();
-    world.apply(&frame("telemetry/k/a/new/d", r#"{"readings":{"a":3,"b":4,"c":5}}"#, 5));
+    world.apply(&frame("telemetry/k/a/new/d", r#"{"readings":{"c":5}}"#, 5));
+    world.apply(&frame("telemetry/k/a/new/d", r#"{"readings":{"a":3,"b":4}}"#, 6));
     let total = world.ledger().total();
     assert_eq!((total.applied, total.invalid), (4, [(Invalid::MetricLimit, 1)].into()));
 }
