@@ -3,6 +3,7 @@
 //! Owns the windows that changed since the last flush and those that may still change. Never reads the clock: everything
 //! follows from the entries, so a replay comes to the same.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
 use foldhash::fast::RandomState;
@@ -24,7 +25,7 @@ use crate::model::{
     BASE_WINDOW_MS, DeviceId, Frame, FrameKind, JournalPosition, MetricId, MetricKind, Timestamp, Window, WindowStart,
 };
 use crate::rollup::{DeviceWindow, Outcome};
-use crate::store::{self, DeadLetter, FlushedRow, StoredDevice, Writer};
+use crate::store::{self, DeadLetter, FlushedRow, StoredDevice, Unlisted, Writer};
 
 /// Rejected messages that one flush brings to the store; the others are only counted.
 const DEAD_LETTERS_PER_FLUSH_MAX: usize = 200;
@@ -75,13 +76,18 @@ pub struct Roller {
     inventory: SharedInventory,
     plans: Vec<Plan>,
     topics: HashMap<Box<str>, DeviceId, RandomState>,
-    unregistered: usize,
+    /// Devices that were taken in without ever being listed, by the source that heard them first.
+    taken_in: BTreeMap<Arc<str>, usize>,
+    /// What of that the store does not have yet.
+    new_unlisted: Unlisted,
     windows: HashMap<Key, Open, RandomState>,
     open_bytes: usize,
     changes: bool,
     /// Rows of windows after this one cannot be in the store yet.
     newest_row: Option<WindowStart>,
     final_until: Option<Timestamp>,
+    /// Rows before this are gone from the store.
+    kept_from: Option<Timestamp>,
     ledger: Ledger,
     position: JournalPosition,
     dead_letters: Vec<DeadLetter>,
@@ -131,12 +137,14 @@ impl Roller {
             options,
             plans: Vec::new(),
             topics: HashMap::default(),
-            unregistered: snapshot.unregistered_count(),
+            taken_in: BTreeMap::new(),
+            new_unlisted: Unlisted::default(),
             windows: HashMap::default(),
             open_bytes: 0,
             changes,
             newest_row: writer.newest_row()?,
             final_until: writer.final_until(),
+            kept_from: writer.kept_from(),
             ledger,
             position,
             dead_letters: Vec::new(),
@@ -150,7 +158,34 @@ impl Roller {
             inventory,
         };
         roller.plans = snapshot.devices().iter().map(|device| plan(&snapshot, device.id)).collect();
+        roller.recall_unlisted(writer.unlisted()?, &snapshot);
         Ok(roller)
+    }
+
+    /// Counts what earlier runs took in. A device that was listed once and is no longer does not count: its number is
+    /// bounded by the inventories there have been.
+    fn recall_unlisted(&mut self, unlisted: Unlisted, inventory: &Inventory) {
+        for (device, source) in unlisted.devices {
+            if self.plans.get(device.index()).is_some_and(|plan| plan.registered) {
+                self.new_unlisted.listed.push(device);
+                self.changes = true;
+            } else {
+                *self.taken_in.entry(source).or_default() += 1;
+            }
+        }
+        for (device, metric) in unlisted.metrics {
+            let Some(plan) = self.plans.get_mut(device.index()) else { continue };
+            if let Some(name) = inventory.metrics.name(metric)
+                && plan.profile.slot(name).is_none()
+            {
+                plan.extra.push((name.as_ref().into(), metric));
+            }
+        }
+    }
+
+    /// What was taken in without being listed since the last flush.
+    pub(super) fn unlisted(&self) -> Unlisted {
+        self.new_unlisted.clone()
     }
 
     /// Applies one entry: its message is counted and its readings go into their rows.
@@ -187,6 +222,9 @@ impl Roller {
             Err(reason) => return Ok(Err(reason)),
         };
         match place {
+            Place::At { time, .. } if self.is_gone(frame, time) => {
+                self.leave_out(frame, EXPIRED, |counts| counts.expired += 1);
+            }
             Place::At { time, is_clamped } => self.roll_up(frame, device, (time, is_clamped), writer)?,
             Place::Invalid(reason) => self.leave_out(frame, reason.label(), |counts| counts.invalidate(reason)),
             Place::Expired => self.leave_out(frame, EXPIRED, |counts| counts.expired += 1),
@@ -273,6 +311,7 @@ impl Roller {
             metric
         });
         plan.extra.push((name.into(), metric));
+        self.new_unlisted.metrics.push((device, metric));
         Ok(metric)
     }
 
@@ -295,7 +334,7 @@ impl Roller {
         } else {
             // A message that is rejected takes in no device.
             event_time::place(time, &TimePolicy::default(), &limits(frame.arrival, None, &self.options))?;
-            self.take_in(levels)?
+            self.take_in(levels, &frame.source)?
         };
         // One topic per device is the rule; a device that is heard on ever new ones does not fill the memory.
         if self.topics.len() < 2 * self.plans.len() {
@@ -305,7 +344,7 @@ impl Roller {
     }
 
     /// Takes in a device that is not listed.
-    fn take_in(&mut self, levels: Topic<'_>) -> Result<DeviceId, Rejection> {
+    fn take_in(&mut self, levels: Topic<'_>, source: &Arc<str>) -> Result<DeviceId, Rejection> {
         let devices_max = match self.options.unregistered {
             Unregistered::Refuse => return Err(Rejection::Unregistered),
             Unregistered::Accept { devices_max, .. } => devices_max,
@@ -313,7 +352,8 @@ impl Roller {
         if levels.kind == KIND_RESERVED {
             return Err(Rejection::UnknownTopic);
         }
-        if self.unregistered >= devices_max {
+        // Each source has a share of its own: one that is flooded with names does not shut out the others.
+        if self.taken_in.get(source).is_some_and(|count| *count >= devices_max) {
             return Err(Rejection::UnregisteredLimit);
         }
         let mut shared = self.inventory.write().unwrap_or_else(PoisonError::into_inner);
@@ -330,7 +370,8 @@ impl Roller {
         let device = inventory.add_device(device);
         self.plans.push(plan(inventory, device));
         self.new_devices.extend(inventory.device(device).map(|device| StoredDevice::of(inventory, device)));
-        self.unregistered += 1;
+        self.new_unlisted.devices.push((device, source.clone()));
+        *self.taken_in.entry(source.clone()).or_default() += 1;
         Ok(device)
     }
 
@@ -394,6 +435,15 @@ impl Roller {
             self.windows.insert((start, device), open);
         }
         Ok(())
+    }
+
+    /// Whether the row of `time` is gone from the store. One that is begun anew would hide the whole one that sinks have.
+    fn is_gone(&self, frame: &Frame, time: Timestamp) -> bool {
+        let start = |at| Window::Minute1.bounds(at, &jiff::tz::TimeZone::UTC).0;
+        // What was deleted under a clock that ran ahead is no reason to refuse what is measured now.
+        let limits = limits(frame.arrival, self.newest_row, &self.options);
+        let today = limits.arrival.or(self.newest_row).unwrap_or(frame.arrival);
+        self.kept_from.is_some_and(|kept_from| start(time) < kept_from.min(start(today)))
     }
 
     /// The open window of a device, taken out of the map: from memory, from the store, or new.
@@ -502,11 +552,13 @@ impl Roller {
 
     /// Notes that the store has everything, and lets go of windows that are final, or of all where they take too much.
     /// Returns the position that the store has passed.
-    pub(super) fn flushed(&mut self, now: Timestamp, final_until: Option<Timestamp>) -> JournalPosition {
-        self.final_until = final_until;
+    pub(super) fn flushed(&mut self, now: Timestamp, writer: &Writer) -> JournalPosition {
+        let final_until = writer.final_until();
+        (self.final_until, self.kept_from) = (final_until, writer.kept_from());
         self.changes = false;
         self.new_devices.clear();
         self.new_metrics.clear();
+        self.new_unlisted = Unlisted::default();
         self.dead_letters.clear();
         self.unplaced_letters = 0;
         let crowded = self.open_bytes >= self.options.open_windows_bytes_max / 2;
@@ -518,7 +570,8 @@ impl Roller {
                 open.changed = false;
             }
             let end = start.plus_millis(BASE_WINDOW_MS);
-            let keep = !crowded && end > final_until.unwrap_or(now);
+            let is_gone = self.kept_from.is_some_and(|kept_from| start < kept_from);
+            let keep = !crowded && !is_gone && end > final_until.unwrap_or(now);
             bytes += if keep { open.window.memory_bytes() } else { 0 };
             keep
         });
