@@ -12,6 +12,7 @@ pub mod config;
 pub mod decode;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod disk;
 pub mod document;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]

@@ -47,15 +47,23 @@ pub(super) async fn show(State(server): State<Server>) -> Result<Response, ApiEr
     let feeds = server.readers.query(|reader, _| {
         let ends = [Feed::Rollup, Feed::Indicator].map(|feed| Ok((feed, reader.feed_end(feed)?)));
         let ends = ends.into_iter().collect::<Result<Vec<_>, crate::store::Error>>()?;
-        Ok((reader.final_until()?, ends, reader.sinks()?, reader.feed_expired()?))
+        Ok((reader.final_until()?, ends, reader.sinks()?, reader.discards()?))
     });
-    let (final_until, ends, sinks, feed_expired) = feeds.await?;
+    let (final_until, ends, sinks, discards) = feeds.await?;
     let mut registry = Registry::with_prefix("sitepulse");
     register_ledger(&mut registry, &(server.context.ledger)());
     let parts = server.context.health.snapshot();
     register_parts(&mut registry, &parts);
     register_backlogs(&mut registry, &parts, &sinks, &ends);
-    single(&mut registry, "feed_expired_entries", "Changes that expired before every sink had them", feed_expired);
+    for (name, count) in discards {
+        let (name, help) = match name {
+            "feed_expired" => {
+                ("feed_expired_entries".to_owned(), "Entries of the feeds that went before every sink had them")
+            }
+            name => (format!("store_{name}"), "What the store has let go of this kind since it was made"),
+        };
+        single(&mut registry, &name, help, count);
+    }
     if let Some(until) = final_until {
         let lag_ms = u64::try_from(server.context.clock.now().millis_since(until)).unwrap_or(0);
         single(&mut registry, "final_lag_milliseconds", "Time since the end of the newest final minute", lag_ms);
@@ -87,7 +95,10 @@ fn register_backlogs(registry: &mut Registry, parts: &[PartSnapshot], sinks: &[S
             set(&part.name, feed, end);
         }
     }
-    for sink in sinks {
+    // The store remembers the places of sinks that are no longer configured, too.
+    let is_sink = |part: &PartSnapshot| matches!(part.kind, PartKind::Influx | PartKind::CityBrain);
+    let is_configured = |name: &str| parts.iter().any(|part| is_sink(part) && part.name == name);
+    for sink in sinks.iter().filter(|sink| is_configured(&sink.sink)) {
         let end = ends.iter().find(|(feed, _)| *feed == sink.feed).map_or(0, |(_, end)| *end);
         set(&sink.sink, sink.feed, end.saturating_sub(sink.position));
     }

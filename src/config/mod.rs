@@ -44,6 +44,8 @@ pub struct Config {
     pub profiles: BTreeMap<String, Arc<Profile>>,
     /// How readings are rolled up and flushed.
     pub pipeline: pipeline::Options,
+    /// Bytes of the store at which the oldest rows go.
+    pub store_bytes_max: u64,
     /// How the journal keeps its records.
     pub journal: journal::Options,
     /// Brokers that we read from.

@@ -160,4 +160,19 @@ mod tests {
         }
         assert_eq!((memory.order.len(), memory.placed.len()), (REMEMBERED_MAX, REMEMBERED_MAX));
     }
+
+    #[test]
+    fn the_oldest_clamped_message_is_forgotten_at_the_bound() {
+        let mut memory = ClampMemory::default();
+        let mut place = |given: i64, arrival: i64| {
+            let far_ahead = Placed::Clamped(at(given + 400 * DAY));
+            memory.place(far_ahead, (DeviceId(0), b"{}"), at(arrival))
+        };
+        let max = i64::try_from(REMEMBERED_MAX).expect("small");
+        for number in 0..=max {
+            place(number, number);
+        }
+        assert_eq!(place(1, max + 1), Place::At { time: at(1), is_clamped: true });
+        assert_eq!(place(0, max + 1), Place::At { time: at(max + 1), is_clamped: true });
+    }
 }

@@ -7,9 +7,11 @@
 //! - A flush that fails keeps everything in memory and is tried again; at the bound of open windows nothing more is read.
 
 mod arrival;
+mod plan;
 mod registry;
 mod rejections;
 mod roller;
+mod store_health;
 
 #[cfg(test)]
 mod late_tests;
@@ -38,6 +40,7 @@ use crate::store::{Flush, Writer};
 
 pub use registry::adopt;
 pub use roller::Roller;
+use store_health::StoreHealth;
 
 /// Bytes of records that are read from the journal at a time.
 const READ_BYTES: usize = 256 * 1024;
@@ -55,7 +58,7 @@ pub enum Unregistered {
     Refuse,
     /// They are taken in, marked unregistered.
     Accept {
-        /// Such devices at the most.
+        /// Such devices of one source at the most.
         devices_max: usize,
         /// Metrics of one such device at the most.
         metrics_max: usize,
@@ -116,6 +119,8 @@ pub struct Pipeline {
     pub clock: Clock,
     /// Where it reports.
     pub part: Arc<Part>,
+    /// Where it reports how full the store is.
+    pub store_part: Arc<Part>,
     /// Set once the journal, as it was at the start, is in the store.
     pub ready: Arc<AtomicBool>,
     /// Ends it: what the journal holds by then is read first, as far as that takes two seconds, and flushed.
@@ -149,6 +154,7 @@ impl Pipeline {
             stepped: None,
             reads_until: None,
             counters,
+            store_health: StoreHealth::of(self.store_part.clone()),
             roller,
             pipeline: self,
         })
@@ -204,6 +210,7 @@ struct Driver {
     /// Set when a stop was seen: nothing is read after it.
     reads_until: Option<Instant>,
     counters: Counters,
+    store_health: StoreHealth,
 }
 
 impl Driver {
@@ -284,10 +291,13 @@ impl Driver {
         let now = self.pipeline.clock.now();
         self.pipeline.part.set_troubles(self.roller.rejected_topics(now));
         self.note_step(now);
-        if !self.roller.has_changes() && !self.pipeline.writer.finality_due(now) {
+        // What cannot be told now is looked at by the next flush.
+        let above_bound = self.pipeline.writer.bound_due().unwrap_or(false);
+        if !self.roller.has_changes() && !self.pipeline.writer.finality_due(now) && !above_bound {
             self.note_readiness();
             return true;
         }
+        self.pipeline.writer.note_unlisted(self.roller.unlisted());
         let parts = self.roller.flush_parts();
         let mut rows = parts.rows.into_iter();
         let mut flush = Flush {
@@ -310,7 +320,8 @@ impl Driver {
                 return false;
             }
         }
-        let position = self.roller.flushed(now, self.pipeline.writer.final_until());
+        self.store_health.report(self.pipeline.writer.fill(), now);
+        let position = self.roller.flushed(now, &self.pipeline.writer);
         self.pipeline.journal.release(position);
         self.counters.stored_messages.set(position.0);
         self.counters.open_windows.set(self.roller.open_windows() as u64);
@@ -346,8 +357,17 @@ impl Driver {
         }
     }
 
+    /// A disk that is full is named, with what to do.
+    fn with_advice(&self, cause: String) -> String {
+        if !cause.contains("disk is full") {
+            return cause;
+        }
+        let file = self.pipeline.writer.path().file();
+        format!("{cause}; free some room on the disk of {}", file.parent().unwrap_or(file).display())
+    }
+
     fn trouble(&self, what: &'static str, error: &dyn std::error::Error) {
-        let cause = with_causes(error);
+        let cause = self.with_advice(with_causes(error));
         if self.pipeline.part.report(State::Down, format!("{what}: {cause}"), self.pipeline.clock.now()) {
             error!(cause, "{what}; the journal keeps what comes in, trying again");
         }

@@ -3,6 +3,7 @@
 //! Owns the windows that changed since the last flush and those that may still change. Never reads the clock: everything
 //! follows from the entries, so a replay comes to the same.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError};
 
 use foldhash::fast::RandomState;
@@ -10,6 +11,7 @@ use hashbrown::HashMap;
 use tracing::error;
 
 use super::arrival::{ClampMemory, Place, limits};
+use super::plan::{Plan, in_range, may_be_made_up, plan};
 use super::registry::unlisted;
 use super::rejections::Rejections;
 use super::{Options, Unregistered};
@@ -17,16 +19,14 @@ use crate::decode::event_time::{self, GivenTime};
 use crate::decode::topic::Topic;
 use crate::decode::{modbus, native};
 use crate::health::Trouble;
-use crate::inventory::{
-    Inventory, KIND_RESERVED, Profile, SharedInventory, TimePolicy, UnknownMetrics, check_unlisted,
-};
+use crate::inventory::{Inventory, Profile, SharedInventory, TimePolicy, UnknownMetrics, check_unlisted};
 use crate::journal::Entry;
 use crate::ledger::{Counts, EXPIRED, Invalid, Ledger, Rejection};
 use crate::model::{
-    BASE_WINDOW_MS, DeviceId, Frame, FrameKind, JournalPosition, MetricId, MetricKind, Timestamp, Window, WindowStart,
+    BASE_WINDOW_MS, DeviceId, Frame, FrameKind, JournalPosition, MetricId, Timestamp, Window, WindowStart,
 };
 use crate::rollup::{DeviceWindow, Outcome};
-use crate::store::{self, DeadLetter, FlushedRow, StoredDevice, Writer};
+use crate::store::{self, DeadLetter, FlushedRow, StoredDevice, Unlisted, Writer};
 
 /// Rejected messages that one flush brings to the store; the others are only counted.
 const DEAD_LETTERS_PER_FLUSH_MAX: usize = 200;
@@ -37,19 +37,6 @@ const UNPLACED_LETTERS_PER_FLUSH_MAX: usize = 20;
 const JOURNAL_SOURCE: &str = "journal";
 
 type Key = (WindowStart, DeviceId);
-
-/// What is looked up once per device instead of once per reading.
-#[derive(Clone, Debug)]
-struct Plan {
-    profile: Arc<Profile>,
-    /// Ids of the profile's metrics, by slot.
-    metrics: Arc<Vec<MetricId>>,
-    interval_ms: Option<u32>,
-    registered: bool,
-    has_counters: bool,
-    /// Metrics that the profile does not list and the device has sent.
-    extra: HashMap<Box<str>, MetricId, RandomState>,
-}
 
 #[derive(Debug)]
 struct Open {
@@ -75,13 +62,18 @@ pub struct Roller {
     inventory: SharedInventory,
     plans: Vec<Plan>,
     topics: HashMap<Box<str>, DeviceId, RandomState>,
-    unregistered: usize,
+    /// Devices that were taken in without ever being listed, by the source that heard them first.
+    taken_in: BTreeMap<Arc<str>, usize>,
+    /// What of that the store does not have yet.
+    new_unlisted: Unlisted,
     windows: HashMap<Key, Open, RandomState>,
     open_bytes: usize,
     changes: bool,
     /// Rows of windows after this one cannot be in the store yet.
     newest_row: Option<WindowStart>,
     final_until: Option<Timestamp>,
+    /// Rows before this are gone from the store.
+    kept_from: Option<Timestamp>,
     ledger: Ledger,
     position: JournalPosition,
     dead_letters: Vec<DeadLetter>,
@@ -131,12 +123,14 @@ impl Roller {
             options,
             plans: Vec::new(),
             topics: HashMap::default(),
-            unregistered: snapshot.unregistered_count(),
+            taken_in: BTreeMap::new(),
+            new_unlisted: Unlisted::default(),
             windows: HashMap::default(),
             open_bytes: 0,
             changes,
             newest_row: writer.newest_row()?,
             final_until: writer.final_until(),
+            kept_from: writer.kept_from(),
             ledger,
             position,
             dead_letters: Vec::new(),
@@ -150,7 +144,34 @@ impl Roller {
             inventory,
         };
         roller.plans = snapshot.devices().iter().map(|device| plan(&snapshot, device.id)).collect();
+        roller.recall_unlisted(writer.unlisted()?, &snapshot);
         Ok(roller)
+    }
+
+    /// Counts what earlier runs took in. A device that was listed once and is no longer does not count: its number is
+    /// bounded by the inventories there have been.
+    fn recall_unlisted(&mut self, unlisted: Unlisted, inventory: &Inventory) {
+        for (device, source) in unlisted.devices {
+            if self.plans.get(device.index()).is_some_and(|plan| plan.registered) {
+                self.new_unlisted.listed.push(device);
+                self.changes = true;
+            } else {
+                *self.taken_in.entry(source).or_default() += 1;
+            }
+        }
+        for (device, metric) in unlisted.metrics {
+            let Some(plan) = self.plans.get_mut(device.index()) else { continue };
+            if let Some(name) = inventory.metrics.name(metric)
+                && plan.profile.slot(name).is_none()
+            {
+                plan.extra.insert(name.as_ref().into(), metric);
+            }
+        }
+    }
+
+    /// What was taken in without being listed since the last flush.
+    pub(super) fn unlisted(&self) -> Unlisted {
+        self.new_unlisted.clone()
     }
 
     /// Applies one entry: its message is counted and its readings go into their rows.
@@ -187,6 +208,9 @@ impl Roller {
             Err(reason) => return Ok(Err(reason)),
         };
         match place {
+            Place::At { time, .. } if self.is_gone(frame, time) => {
+                self.leave_out(frame, EXPIRED, |counts| counts.expired += 1);
+            }
             Place::At { time, is_clamped } => self.roll_up(frame, device, (time, is_clamped), writer)?,
             Place::Invalid(reason) => self.leave_out(frame, reason.label(), |counts| counts.invalidate(reason)),
             Place::Expired => self.leave_out(frame, EXPIRED, |counts| counts.expired += 1),
@@ -272,6 +296,7 @@ impl Roller {
             metric
         });
         plan.extra.insert(name.into(), metric);
+        self.new_unlisted.metrics.push((device, metric));
         Ok(metric)
     }
 
@@ -297,7 +322,7 @@ impl Roller {
         } else {
             // A message that is rejected takes in no device.
             event_time::place(time, &TimePolicy::default(), &limits(frame.arrival, None, &self.options))?;
-            self.take_in(levels)?
+            self.take_in(levels, &frame.source)?
         };
         // One topic per device is the rule; a device that is heard on ever new ones does not fill the memory.
         if self.topics.len() < 2 * self.plans.len() {
@@ -307,12 +332,13 @@ impl Roller {
     }
 
     /// Takes in a device that is not listed.
-    fn take_in(&mut self, levels: Topic<'_>) -> Result<DeviceId, Rejection> {
+    fn take_in(&mut self, levels: Topic<'_>, source: &Arc<str>) -> Result<DeviceId, Rejection> {
         let devices_max = match self.options.unregistered {
             Unregistered::Refuse => return Err(Rejection::Unregistered),
             Unregistered::Accept { devices_max, .. } => devices_max,
         };
-        if self.unregistered >= devices_max {
+        // Each source has a share of its own: one that is flooded with names does not shut out the others.
+        if self.taken_in.get(source).is_some_and(|count| *count >= devices_max) {
             return Err(Rejection::UnregisteredLimit);
         }
         let mut shared = self.inventory.write().unwrap_or_else(PoisonError::into_inner);
@@ -329,7 +355,8 @@ impl Roller {
         let device = inventory.add_device(device);
         self.plans.push(plan(inventory, device));
         self.new_devices.extend(inventory.device(device).map(|device| StoredDevice::of(inventory, device)));
-        self.unregistered += 1;
+        self.new_unlisted.devices.push((device, source.clone()));
+        *self.taken_in.entry(source.clone()).or_default() += 1;
         Ok(device)
     }
 
@@ -393,6 +420,15 @@ impl Roller {
             self.windows.insert((start, device), open);
         }
         Ok(())
+    }
+
+    /// Whether the row of `time` is gone from the store. One that is begun anew would hide the whole one that sinks have.
+    fn is_gone(&self, frame: &Frame, time: Timestamp) -> bool {
+        let start = |at| Window::Minute1.bounds(at, &jiff::tz::TimeZone::UTC).0;
+        // What was deleted under a clock that ran ahead is no reason to refuse what is measured now.
+        let limits = limits(frame.arrival, self.newest_row, &self.options);
+        let today = limits.arrival.or(self.newest_row).unwrap_or(frame.arrival);
+        self.kept_from.is_some_and(|kept_from| start(time) < kept_from.min(start(today)))
     }
 
     /// The open window of a device, taken out of the map: from memory, from the store, or new.
@@ -501,11 +537,13 @@ impl Roller {
 
     /// Notes that the store has everything, and lets go of windows that are final, or of all where they take too much.
     /// Returns the position that the store has passed.
-    pub(super) fn flushed(&mut self, now: Timestamp, final_until: Option<Timestamp>) -> JournalPosition {
-        self.final_until = final_until;
+    pub(super) fn flushed(&mut self, now: Timestamp, writer: &Writer) -> JournalPosition {
+        let final_until = writer.final_until();
+        (self.final_until, self.kept_from) = (final_until, writer.kept_from());
         self.changes = false;
         self.new_devices.clear();
         self.new_metrics.clear();
+        self.new_unlisted = Unlisted::default();
         self.dead_letters.clear();
         self.unplaced_letters = 0;
         let crowded = self.open_bytes >= self.options.open_windows_bytes_max / 2;
@@ -517,46 +555,12 @@ impl Roller {
                 open.changed = false;
             }
             let end = start.plus_millis(BASE_WINDOW_MS);
-            let keep = !crowded && end > final_until.unwrap_or(now);
+            let is_gone = self.kept_from.is_some_and(|kept_from| start < kept_from);
+            let keep = !crowded && !is_gone && end > final_until.unwrap_or(now);
             bytes += if keep { open.window.memory_bytes() } else { 0 };
             keep
         });
         (self.newest_row, self.open_bytes) = (newest, bytes);
         self.position
-    }
-}
-
-/// Whether a device that is not listed may be heard on this topic. Only its site may be listed; all else is judged alike
-/// whether the device is known or not, so that it does not matter what was heard first.
-fn may_be_made_up(levels: Topic<'_>, inventory: &Inventory) -> bool {
-    let site = Some(levels.site).filter(|site| inventory.find_site(site).is_none());
-    let mut names = [levels.kind, levels.area, levels.device].into_iter().chain(site);
-    levels.kind != KIND_RESERVED && names.all(|name| check_unlisted(name).is_ok())
-}
-
-fn in_range(profile: &Profile, slot: usize, value: f64) -> Result<f64, Invalid> {
-    let (low, high) = profile.metrics[slot].valid;
-    if !value.is_finite() {
-        Err(Invalid::NotANumber)
-    } else if value < low || value > high {
-        Err(Invalid::OutOfRange)
-    } else {
-        Ok(value)
-    }
-}
-
-fn plan(inventory: &Inventory, device: DeviceId) -> Plan {
-    let device = inventory.device(device).expect("invariant: asked for a device of this inventory");
-    let profile = device.profile.clone();
-    let ids = profile.metrics.iter().map(|metric| {
-        inventory.metrics.find(&metric.name).expect("invariant: metrics of profiles are interned by adopt")
-    });
-    Plan {
-        metrics: Arc::new(ids.collect()),
-        interval_ms: device.interval_ms,
-        registered: device.registered,
-        has_counters: profile.metrics.iter().any(|metric| metric.kind == MetricKind::Counter),
-        extra: HashMap::default(),
-        profile,
     }
 }

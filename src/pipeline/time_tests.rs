@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use super::tests::{T0, World, frame, listed_with, options};
-use super::{Counters, Driver, LedgerBoard, Pipeline};
+use super::{Counters, Driver, LedgerBoard, Pipeline, StoreHealth};
 use crate::clock::{Clock, StepWatch};
 use crate::health::{Health, PartKind};
 use crate::inventory::{Profile, TimePolicy, TimeRule, TimeUnit};
@@ -170,6 +170,7 @@ fn a_step_of_the_clock_is_counted_and_told() {
     let journal = Journal::open(storage, options_of_journal, roller.position(), part, clock).expect("a journal");
     let part = health.part(PartKind::Pipeline, "pipeline", clock.now());
     let journal = Arc::new(journal);
+    let store_part = health.part(PartKind::Store, "store", clock.now());
     let mut driver = Driver {
         reader: journal.reader(roller.position()),
         caught_up_at: journal.end(),
@@ -179,6 +180,7 @@ fn a_step_of_the_clock_is_counted_and_told() {
         stepped: None,
         reads_until: None,
         counters: Counters::of(&part),
+        store_health: StoreHealth::of(store_part.clone()),
         roller,
         pipeline: Pipeline {
             journal: journal.clone(),
@@ -188,6 +190,7 @@ fn a_step_of_the_clock_is_counted_and_told() {
             options: options(),
             clock,
             part: part.clone(),
+            store_part,
             ready: Arc::<AtomicBool>::default(),
             stop: Arc::new(AtomicBool::new(true)),
         },

@@ -113,6 +113,7 @@ impl World {
         };
         let devices = (0..PLACES.len()).map(|index| SimulatedDevice::new(index, START_MS, &mut rng)).collect();
         let snapshots = mood.weight(Fault::PowerCut) > 0 && rng.bool();
+        small_pages(&ground);
         let mut world = Self {
             mood,
             faults: Faults::default(),
@@ -266,7 +267,7 @@ impl World {
         match &self.snapshot {
             Some(snapshot) if is_flushed => copy_store(&self.ground.folder, snapshot.path()),
             // What fills a disk is often what ends the process.
-            _ if !is_flushed && self.rng.u8(..4) == 0 => {
+            _ if !is_flushed && self.rng.bool() => {
                 self.faults.count(Fault::FlushFails);
                 self.kill();
             }
@@ -384,6 +385,8 @@ impl World {
         let room = if self.rng.bool() { Some(self.rng.i64(0..3)) } else { None };
         let Some(gateway) = &self.gateway else { return };
         gateway.pipeline.writer().set_room(room);
+        self.read();
+        self.flush();
     }
 
     fn toggle_device(&mut self) {
@@ -452,6 +455,12 @@ fn copy_store(from: &Path, to: &Path) {
     for name in STORE_FILES.iter().filter(|name| from.join(name).exists()) {
         std::fs::copy(from.join(name), to.join(name)).expect("a copy");
     }
+}
+
+/// Makes the store's file one of small pages, so that every few rows need another one and find the disk full.
+fn small_pages(ground: &Ground) {
+    let file = rusqlite::Connection::open(ground.folder.join(STORE_FILES[0])).expect("a file");
+    file.execute_batch("PRAGMA page_size = 512; VACUUM;").expect("an empty store");
 }
 
 fn bounds(rng: &mut fastrand::Rng) -> Bounds {
