@@ -14,6 +14,9 @@ pub mod decode;
 pub mod demo;
 pub mod disk;
 pub mod document;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod health;
 pub mod indicator;
 pub mod inventory;
@@ -29,5 +32,6 @@ pub mod simulate;
 pub mod sink;
 pub mod source;
 pub mod store;
+pub mod visible;
 #[cfg(test)]
 mod world;

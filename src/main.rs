@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use sitepulse::cli::{Cli, Command, EXIT_CONFIG, check, journal, run};
 use sitepulse::config;
+use sitepulse::visible::Visible;
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the command line is what prints")]
 fn main() -> ExitCode {
@@ -32,7 +33,7 @@ fn ended(result: &anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sitepulse cannot run: {error:#}");
+            eprintln!("sitepulse cannot run: {}", Visible(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }

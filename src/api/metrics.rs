@@ -73,11 +73,16 @@ pub(super) async fn show(State(server): State<Server>) -> Result<Response, ApiEr
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
 }
 
+/// A label's value as the text format wants it; the encoder writes values as they are.
+fn label(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
 /// How far each sink is behind, also one that has never reached its server: that has no place in the feed yet.
 fn register_backlogs(registry: &mut Registry, parts: &[PartSnapshot], sinks: &[SinkState], ends: &[(Feed, u64)]) {
     let behind = Values::<SinkLabels>::default();
     let set = |sink: &str, feed: Feed, entries: u64| {
-        let labels = SinkLabels { sink: sink.to_owned(), feed: feed.label() };
+        let labels = SinkLabels { sink: label(sink), feed: feed.label() };
         behind.get_or_create(&labels).set(integer(entries));
     };
     for &(feed, end) in ends.iter().filter(|(_, end)| *end > 0) {
@@ -119,7 +124,7 @@ fn register_ledger(registry: &mut Registry, ledger: &Ledger) {
     let mut families: BTreeMap<&'static str, Totals<LedgerLabels>> = BTreeMap::new();
     for (source, counts) in &ledger.sources {
         for (class, reason, count) in counts.entries() {
-            let labels = LedgerLabels { source: source.to_string(), reason: reason.to_owned() };
+            let labels = LedgerLabels { source: label(source), reason: reason.to_owned() };
             families.entry(class).or_default().get_or_create(&labels).inc_by(count);
         }
     }
@@ -133,7 +138,7 @@ fn register_parts(registry: &mut Registry, parts: &[PartSnapshot]) {
     let (changes, troubles) = (Totals::<PartLabels>::default(), Values::<PartLabels>::default());
     let mut counters: BTreeMap<String, Values<PartLabels>> = BTreeMap::new();
     for part in parts {
-        let labels = PartLabels { kind: part.kind.label(), name: part.name.clone() };
+        let labels = PartLabels { kind: part.kind.label(), name: label(&part.name) };
         let state = match part.state {
             PartState::Down => 0,
             PartState::Starting => 1,
@@ -153,5 +158,16 @@ fn register_parts(registry: &mut Registry, parts: &[PartSnapshot]) {
     registry.register("part_troubles", "Devices, addresses or topics of the part that keep failing", troubles);
     for (name, family) in counters {
         registry.register(name, "What the part of this kind counts", family);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::label;
+
+    #[test]
+    fn a_label_cannot_end_its_quotes_or_its_line() {
+        assert_eq!(label("a\"} 1\nb\\"), r#"a\"} 1\nb\\"#);
+        assert_eq!(label("127.0.0.1:502"), "127.0.0.1:502");
     }
 }

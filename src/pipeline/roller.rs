@@ -18,7 +18,9 @@ use crate::decode::event_time::{self, GivenTime};
 use crate::decode::topic::Topic;
 use crate::decode::{modbus, native};
 use crate::health::Trouble;
-use crate::inventory::{Inventory, KIND_RESERVED, Profile, SharedInventory, TimePolicy, UnknownMetrics};
+use crate::inventory::{
+    Inventory, KIND_RESERVED, Profile, SharedInventory, TimePolicy, UnknownMetrics, check_unlisted,
+};
 use crate::journal::Entry;
 use crate::ledger::{Counts, EXPIRED, Invalid, Ledger, Rejection};
 use crate::model::{
@@ -32,8 +34,6 @@ const DEAD_LETTERS_PER_FLUSH_MAX: usize = 200;
 /// Messages whose readings could not be placed in time that one flush brings to the store; fewer, since one device with
 /// a wrong clock makes them by the thousand.
 const UNPLACED_LETTERS_PER_FLUSH_MAX: usize = 20;
-/// Longest name of a metric that no profile lists, in bytes.
-const METRIC_NAME_BYTES_MAX: usize = 128;
 /// Source under which records are counted that the journal lost.
 const JOURNAL_SOURCE: &str = "journal";
 
@@ -49,7 +49,7 @@ struct Plan {
     registered: bool,
     has_counters: bool,
     /// Metrics that the profile does not list and the device has sent.
-    extra: Vec<(Box<str>, MetricId)>,
+    extra: HashMap<Box<str>, MetricId, RandomState>,
 }
 
 #[derive(Debug)]
@@ -178,7 +178,7 @@ impl Roller {
             if let Some(name) = inventory.metrics.name(metric)
                 && plan.profile.slot(name).is_none()
             {
-                plan.extra.push((name.as_ref().into(), metric));
+                plan.extra.insert(name.as_ref().into(), metric);
             }
         }
     }
@@ -291,11 +291,10 @@ impl Roller {
     /// Id of a metric that the device's profile does not list, taken in where policy and bounds allow.
     fn unlisted_metric(&mut self, device: DeviceId, name: &str) -> Result<MetricId, Invalid> {
         let plan = &mut self.plans[device.index()];
-        if let Some((_, metric)) = plan.extra.iter().find(|(known, _)| **known == *name) {
-            return Ok(*metric);
+        if let Some(&metric) = plan.extra.get(name) {
+            return Ok(metric);
         }
-        let fits = !name.is_empty() && name.len() <= METRIC_NAME_BYTES_MAX && !name.chars().any(char::is_control);
-        if plan.profile.unknown_metrics == UnknownMetrics::Refuse || !fits {
+        if plan.profile.unknown_metrics == UnknownMetrics::Refuse || check_unlisted(name).is_err() {
             return Err(Invalid::UnknownMetric);
         }
         let Unregistered::Accept { metrics_max, .. } = self.options.unregistered else {
@@ -310,7 +309,7 @@ impl Roller {
             self.new_metrics.push((metric, Arc::from(name)));
             metric
         });
-        plan.extra.push((name.into(), metric));
+        plan.extra.insert(name.into(), metric);
         self.new_unlisted.metrics.push((device, metric));
         Ok(metric)
     }
@@ -327,6 +326,9 @@ impl Roller {
         if !listed && self.options.unregistered == Unregistered::Refuse {
             // Also of a device that was taken in, or listed, in an earlier run.
             return Err(Rejection::Unregistered);
+        }
+        if !listed && !may_be_made_up(levels, &snapshot) {
+            return Err(Rejection::UnknownTopic);
         }
         drop(snapshot); // or else adding to it would copy it
         let device = if let Some(known) = known {
@@ -349,9 +351,6 @@ impl Roller {
             Unregistered::Refuse => return Err(Rejection::Unregistered),
             Unregistered::Accept { devices_max, .. } => devices_max,
         };
-        if levels.kind == KIND_RESERVED {
-            return Err(Rejection::UnknownTopic);
-        }
         // Each source has a share of its own: one that is flooded with names does not shut out the others.
         if self.taken_in.get(source).is_some_and(|count| *count >= devices_max) {
             return Err(Rejection::UnregisteredLimit);
@@ -481,7 +480,7 @@ impl Roller {
             self.dead_letters.push(DeadLetter {
                 at: frame.arrival,
                 source: frame.source.clone(),
-                topic: frame.topic.clone(),
+                topic: frame.topic[..frame.topic.floor_char_boundary(store::DEAD_LETTER_BYTES_MAX)].into(),
                 reason,
                 payload: frame.payload[..frame.payload.len().min(store::DEAD_LETTER_BYTES_MAX)].into(),
             });
@@ -580,6 +579,14 @@ impl Roller {
     }
 }
 
+/// Whether a device that is not listed may be heard on this topic. Only its site may be listed; all else is judged alike
+/// whether the device is known or not, so that it does not matter what was heard first.
+fn may_be_made_up(levels: Topic<'_>, inventory: &Inventory) -> bool {
+    let site = Some(levels.site).filter(|site| inventory.find_site(site).is_none());
+    let mut names = [levels.kind, levels.area, levels.device].into_iter().chain(site);
+    levels.kind != KIND_RESERVED && names.all(|name| check_unlisted(name).is_ok())
+}
+
 fn in_range(profile: &Profile, slot: usize, value: f64) -> Result<f64, Invalid> {
     let (low, high) = profile.metrics[slot].valid;
     if !value.is_finite() {
@@ -602,7 +609,7 @@ fn plan(inventory: &Inventory, device: DeviceId) -> Plan {
         interval_ms: device.interval_ms,
         registered: device.registered,
         has_counters: profile.metrics.iter().any(|metric| metric.kind == MetricKind::Counter),
-        extra: Vec::new(),
+        extra: HashMap::default(),
         profile,
     }
 }

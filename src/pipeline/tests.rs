@@ -245,6 +245,60 @@ fn every_message_and_reading_lands_under_its_own_count() {
 }
 
 #[test]
+fn a_name_that_nobody_listed_and_that_is_no_word_is_refused_at_the_door_and_counted() {
+    let mut world = World::new();
+    world.set_unregistered(Unregistered::Accept { devices_max: 100, metrics_max: 100 });
+    let bad =
+        ["=1+1", "a b", "a,b=c", "\"q\"", "<b>", "..", "back\\slash", "rtl\u{202e}", "zero\u{200b}", "\u{1b}[31m"];
+    for name in bad {
+        for topic in [
+            format!("telemetry/{name}/a/new/d"),
+            format!("telemetry/k/{name}/new/d"),
+            format!("telemetry/k/a/{name}/d"),
+            format!("telemetry/k/a/new/{name}"),
+            format!("telemetry/k/a/B_1/{name}"),
+        ] {
+            world.apply(&frame(&topic, r#"{"readings":{"a":1}}"#, 0));
+        }
+        let payload = serde_json::json!({ "readings": { name: 1 } }).to_string();
+        world.apply(&frame("telemetry/k/a/good/d", &payload, 0));
+    }
+    world.apply(&frame("telemetry/k/a/福州站/R_A07.PDU:1", r#"{"readings":{"温度":1}}"#, 0));
+    // Of a listed device the inventory says what it is; what the topic calls kind and area goes nowhere.
+    world.apply(&frame("telemetry/<b>/=1/B_1/meter", r#"{"readings":{"pwr_w":1}}"#, 0));
+    world.apply(&frame("telemetry/k/a/B_1/stray", r#"{"readings":{"a":1}}"#, 0));
+    let total = world.ledger().total();
+    let count = |each: usize| (each * bad.len()) as u64;
+    assert_eq!(total.rejected, [(Rejection::UnknownTopic, count(5))].into());
+    assert_eq!(total.invalid, [(Invalid::UnknownMetric, count(1))].into());
+    assert_eq!(total.applied, 3);
+    let inventory = world.inventory.read().expect("a lock").clone();
+    let sites: Vec<_> = inventory.sites().iter().map(|site| &*site.id).collect();
+    assert_eq!(sites, ["B_1", "good", "福州站"]);
+}
+
+#[test]
+fn a_bad_topic_is_refused_whichever_of_its_sites_devices_is_heard_first() {
+    let mut world = World::new();
+    world.set_unregistered(Unregistered::Accept { devices_max: 100, metrics_max: 100 });
+    let bad = ["telemetry/k/<b>/s/d", "telemetry/<b>/a/s/e", "telemetry/indicator/a/s/e"];
+    for topic in bad.into_iter().chain(["telemetry/k/a/s/e"]).chain(bad) {
+        world.apply(&frame(topic, r#"{"readings":{"a":1}}"#, 0));
+    }
+    let total = world.ledger().total();
+    assert_eq!((total.rejected, total.applied), ([(Rejection::UnknownTopic, 6)].into(), 1));
+}
+
+#[test]
+fn a_dead_letter_keeps_no_more_than_the_head_of_its_topic() {
+    let mut world = World::new();
+    world.apply(&frame(&"é".repeat(30_000), "{}", 0));
+    world.flush(Timestamp::from_millis(T0));
+    let letters = Reader::open(&StorePath::in_folder(world.folder.path())).expect("a store").dead_letters(10);
+    assert_eq!(letters.expect("letters")[0].topic.len(), 1_024);
+}
+
+#[test]
 fn an_unlisted_device_keeps_its_number_and_its_rows_over_a_restart() {
     let mut world = World::new();
     world.apply(&frame("telemetry/k/a/new/d", r#"{"readings":{"a":1}}"#, 0));

@@ -20,9 +20,11 @@ use std::sync::Arc;
 
 use super::window::check_of;
 use super::{Aggregate, DeviceWindow, Point, Sum};
-use crate::model::{MetricId, WindowStart};
+use crate::model::{BASE_WINDOW_MS, MetricId, WindowStart};
 
 const VERSION: u8 = 1;
+/// Metrics that a row has at the most, mostly.
+const METRICS_USUAL: usize = 64;
 
 /// A blob that is no packed row.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -158,12 +160,28 @@ struct Heard<'a> {
 }
 
 impl Heard<'_> {
-    fn offsets(&self) -> impl Iterator<Item = u16> {
-        self.times
-            .chunks_exact(2)
+    fn offsets(&self) -> impl DoubleEndedIterator<Item = u16> {
+        u16s(self.times)
             .enumerate()
             .filter(|(row, _)| self.bitmap.is_none_or(|bitmap| bitmap[row / 8] >> (row % 8) & 1 == 1))
-            .map(|(_, bytes)| u16::from_le_bytes([bytes[0], bytes[1]]))
+            .map(|(_, offset)| offset)
+    }
+
+    /// Whether event times, checks and aggregate speak of the same readings, in the one way in which packing says so.
+    fn is_consistent(&self, times_len: usize) -> bool {
+        let aggregate = self.aggregate;
+        if let Some(bitmap) = self.bitmap {
+            let set: u64 = bitmap.iter().map(|byte| u64::from(byte.count_ones())).sum();
+            let used = times_len % 8;
+            let beyond = used != 0 && bitmap.last().is_some_and(|last| last >> used != 0);
+            if set != aggregate.count || set == times_len as u64 || beyond {
+                return false;
+            }
+        }
+        let offset_of = |point: Point| point.time.millis_since(self.start);
+        let ends = (self.offsets().next().map(i64::from), self.offsets().next_back().map(i64::from));
+        let (first, last) = (aggregate.first, aggregate.last);
+        ends == (Some(offset_of(first)), Some(offset_of(last))) && u16s(self.checks).all(|check| check != 0)
     }
 
     fn slots(&self) -> u32 {
@@ -182,13 +200,16 @@ impl Heard<'_> {
 
     fn checks(&self, out: &mut Vec<(u16, u16)>) {
         if self.aggregate.count > 2 {
-            let checks = self.checks.chunks_exact(2).map(|bytes| u16::from_le_bytes([bytes[0], bytes[1]]));
-            out.extend(self.offsets().zip(checks));
+            out.extend(self.offsets().zip(u16s(self.checks)));
         } else {
             let ends = [self.aggregate.first, self.aggregate.last];
             out.extend(self.offsets().zip(ends.map(|point| check_of(point.value))));
         }
     }
+}
+
+fn u16s(bytes: &[u8]) -> impl DoubleEndedIterator<Item = u16> + ExactSizeIterator {
+    bytes.chunks_exact(2).map(|bytes| u16::from_le_bytes([bytes[0], bytes[1]]))
 }
 
 fn visit(
@@ -205,16 +226,68 @@ fn visit(
     let late = reader.narrow()?;
     let times_len = reader.length(2)?;
     let times = reader.bytes(times_len * 2)?;
+    if !u16s(times).is_sorted_by(|a, b| a < b)
+        || u16s(times).next_back().is_some_and(|last| i64::from(last) >= BASE_WINDOW_MS)
+    {
+        return Err(reader.corrupt());
+    }
     let metrics_len = reader.length(1)?;
+    let mut metrics = Vec::with_capacity(metrics_len.min(METRICS_USUAL));
+    let mut highest = None;
+    let mut covered = Covered::new(times_len);
     for _ in 0..metrics_len {
         let metric = MetricId(reader.narrow()?);
+        // Mostly they come in order.
+        if highest.is_some_and(|highest| metric <= highest) && metrics.contains(&metric) {
+            return Err(reader.corrupt());
+        }
+        highest = highest.max(Some(metric));
+        metrics.push(metric);
         let (aggregate, all) = reader.aggregate(start, times_len)?;
         let bitmap = if all { None } else { Some(reader.bytes(times_len.div_ceil(8))?) };
         let count = usize::try_from(aggregate.count).map_err(|_| reader.corrupt())?;
         let checks = if count > 2 { reader.bytes(count * 2)? } else { &[] };
-        each(metric, aggregate, Heard { start, interval_ms, times, bitmap, checks, aggregate: &aggregate });
+        let heard = Heard { start, interval_ms, times, bitmap, checks, aggregate: &aggregate };
+        if !heard.is_consistent(times_len) {
+            return Err(reader.corrupt());
+        }
+        covered.add(bitmap);
+        each(metric, aggregate, heard);
+    }
+    if !covered.is_whole() {
+        return Err(reader.corrupt());
     }
     if reader.at == blob.len() { Ok(Header { interval_ms, late }) } else { Err(reader.corrupt()) }
+}
+
+/// Which event times some metric has; one that none has would not have been written.
+struct Covered {
+    left: usize,
+    union: Vec<u8>,
+}
+
+impl Covered {
+    fn new(times_len: usize) -> Self {
+        Self { left: times_len, union: Vec::new() }
+    }
+
+    fn add(&mut self, bitmap: Option<&[u8]>) {
+        let Some(bitmap) = bitmap else {
+            self.left = 0;
+            return;
+        };
+        if self.left > 0 {
+            self.union.resize(bitmap.len(), 0);
+            for (all, &byte) in self.union.iter_mut().zip(bitmap) {
+                self.left -= usize::try_from((byte & !*all).count_ones()).unwrap_or(0);
+                *all |= byte;
+            }
+        }
+    }
+
+    fn is_whole(&self) -> bool {
+        self.left == 0
+    }
 }
 
 struct Reader<'a> {
@@ -241,7 +314,9 @@ impl<'a> Reader<'a> {
             let byte = self.bytes(1)?[0];
             value |= u64::from(byte & 0x7F) << shift;
             if byte < 0x80 {
-                return Ok(value);
+                // One number has one form: no zeros in front, and no more than 64 bits.
+                let is_canonical = (byte != 0 || shift == 0) && (shift < 63 || byte == 1);
+                return if is_canonical { Ok(value) } else { Err(self.corrupt()) };
             }
         }
         Err(self.corrupt())
@@ -275,13 +350,20 @@ impl<'a> Reader<'a> {
             return Err(self.corrupt());
         }
         if count == 1 {
-            return Ok((Aggregate::of(self.point(start)?), all));
+            let point = self.point(start)?;
+            let good = point.value.is_finite() && !low;
+            return if good { Ok((Aggregate::of(point), all)) } else { Err(self.corrupt()) };
         }
         let high = self.f64()?;
-        let low = if low { self.f64()? } else { 0.0 };
+        let low = if low { Some(self.f64()?) } else { None };
         let (min, max) = (self.f64()?, self.f64()?);
         let (first, last) = (self.point(start)?, self.point(start)?);
-        Ok((Aggregate { count, sum: Sum::from_parts(high, low), min, max, first, last }, all))
+        let ends_fit = [first.value, last.value].iter().all(|value| (min..=max).contains(value));
+        if low == Some(0.0) || !min.is_finite() || !max.is_finite() || !ends_fit {
+            return Err(self.corrupt());
+        }
+        let sum = Sum::from_parts(high, low.unwrap_or(0.0));
+        Ok((Aggregate { count, sum, min, max, first, last }, all))
     }
 }
 

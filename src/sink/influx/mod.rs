@@ -6,6 +6,8 @@
 
 mod client;
 mod feed;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod line;
 mod policy;
 #[cfg(test)]

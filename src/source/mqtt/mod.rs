@@ -8,6 +8,8 @@
 mod assembler;
 mod dial;
 mod driver;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod intake;
 mod rival;
 mod session;
