@@ -11,6 +11,7 @@ use hashbrown::HashMap;
 use tracing::error;
 
 use super::arrival::{ClampMemory, Place, limits};
+use super::plan::Plan;
 use super::registry::unlisted;
 use super::rejections::Rejections;
 use super::{Options, Unregistered};
@@ -24,7 +25,7 @@ use crate::inventory::{
 use crate::journal::Entry;
 use crate::ledger::{Counts, EXPIRED, Invalid, Ledger, Rejection};
 use crate::model::{
-    BASE_WINDOW_MS, DeviceId, Frame, FrameKind, JournalPosition, MetricId, MetricKind, Timestamp, Window, WindowStart,
+    BASE_WINDOW_MS, DeviceId, Frame, FrameKind, JournalPosition, MetricId, Timestamp, Window, WindowStart,
 };
 use crate::rollup::{DeviceWindow, Outcome};
 use crate::store::{self, DeadLetter, FlushedRow, StoredDevice, Unlisted, Writer};
@@ -38,19 +39,6 @@ const UNPLACED_LETTERS_PER_FLUSH_MAX: usize = 20;
 const JOURNAL_SOURCE: &str = "journal";
 
 type Key = (WindowStart, DeviceId);
-
-/// What is looked up once per device instead of once per reading.
-#[derive(Clone, Debug)]
-struct Plan {
-    profile: Arc<Profile>,
-    /// Ids of the profile's metrics, by slot.
-    metrics: Arc<Vec<MetricId>>,
-    interval_ms: Option<u32>,
-    registered: bool,
-    has_counters: bool,
-    /// Metrics that the profile does not list and the device has sent.
-    extra: HashMap<Box<str>, MetricId, RandomState>,
-}
 
 #[derive(Debug)]
 struct Open {
@@ -157,7 +145,7 @@ impl Roller {
             judged: Vec::new(),
             inventory,
         };
-        roller.plans = snapshot.devices().iter().map(|device| plan(&snapshot, device.id)).collect();
+        roller.plans = snapshot.devices().iter().map(|device| Plan::of(&snapshot, device.id)).collect();
         roller.recall_unlisted(writer.unlisted()?, &snapshot);
         Ok(roller)
     }
@@ -367,7 +355,7 @@ impl Roller {
         };
         let device = unlisted(inventory, &told, Arc::new(Profile::open()));
         let device = inventory.add_device(device);
-        self.plans.push(plan(inventory, device));
+        self.plans.push(Plan::of(inventory, device));
         self.new_devices.extend(inventory.device(device).map(|device| StoredDevice::of(inventory, device)));
         self.new_unlisted.devices.push((device, source.clone()));
         *self.taken_in.entry(source.clone()).or_default() += 1;
@@ -595,21 +583,5 @@ fn in_range(profile: &Profile, slot: usize, value: f64) -> Result<f64, Invalid> 
         Err(Invalid::OutOfRange)
     } else {
         Ok(value)
-    }
-}
-
-fn plan(inventory: &Inventory, device: DeviceId) -> Plan {
-    let device = inventory.device(device).expect("invariant: asked for a device of this inventory");
-    let profile = device.profile.clone();
-    let ids = profile.metrics.iter().map(|metric| {
-        inventory.metrics.find(&metric.name).expect("invariant: metrics of profiles are interned by adopt")
-    });
-    Plan {
-        metrics: Arc::new(ids.collect()),
-        interval_ms: device.interval_ms,
-        registered: device.registered,
-        has_counters: profile.metrics.iter().any(|metric| metric.kind == MetricKind::Counter),
-        extra: HashMap::default(),
-        profile,
     }
 }
