@@ -11,7 +11,7 @@ use hashbrown::HashMap;
 use tracing::error;
 
 use super::arrival::{ClampMemory, Place, limits};
-use super::plan::{Plan, in_range, may_be_made_up, plan};
+use super::plan::Plan;
 use super::registry::unlisted;
 use super::rejections::Rejections;
 use super::{Options, Unregistered};
@@ -19,7 +19,9 @@ use crate::decode::event_time::{self, GivenTime};
 use crate::decode::topic::Topic;
 use crate::decode::{modbus, native};
 use crate::health::Trouble;
-use crate::inventory::{Inventory, Profile, SharedInventory, TimePolicy, UnknownMetrics, check_unlisted};
+use crate::inventory::{
+    Inventory, KIND_RESERVED, Profile, SharedInventory, TimePolicy, UnknownMetrics, check_unlisted,
+};
 use crate::journal::Entry;
 use crate::ledger::{Counts, EXPIRED, Invalid, Ledger, Rejection};
 use crate::model::{
@@ -143,7 +145,7 @@ impl Roller {
             judged: Vec::new(),
             inventory,
         };
-        roller.plans = snapshot.devices().iter().map(|device| plan(&snapshot, device.id)).collect();
+        roller.plans = snapshot.devices().iter().map(|device| Plan::of(&snapshot, device.id)).collect();
         roller.recall_unlisted(writer.unlisted()?, &snapshot);
         Ok(roller)
     }
@@ -353,7 +355,7 @@ impl Roller {
         };
         let device = unlisted(inventory, &told, Arc::new(Profile::open()));
         let device = inventory.add_device(device);
-        self.plans.push(plan(inventory, device));
+        self.plans.push(Plan::of(inventory, device));
         self.new_devices.extend(inventory.device(device).map(|device| StoredDevice::of(inventory, device)));
         self.new_unlisted.devices.push((device, source.clone()));
         *self.taken_in.entry(source.clone()).or_default() += 1;
@@ -562,5 +564,24 @@ impl Roller {
         });
         (self.newest_row, self.open_bytes) = (newest, bytes);
         self.position
+    }
+}
+
+/// Whether a device that is not listed may be heard on this topic. Only its site may be listed; all else is judged alike
+/// whether the device is known or not, so that it does not matter what was heard first.
+fn may_be_made_up(levels: Topic<'_>, inventory: &Inventory) -> bool {
+    let site = Some(levels.site).filter(|site| inventory.find_site(site).is_none());
+    let mut names = [levels.kind, levels.area, levels.device].into_iter().chain(site);
+    levels.kind != KIND_RESERVED && names.all(|name| check_unlisted(name).is_ok())
+}
+
+fn in_range(profile: &Profile, slot: usize, value: f64) -> Result<f64, Invalid> {
+    let (low, high) = profile.metrics[slot].valid;
+    if !value.is_finite() {
+        Err(Invalid::NotANumber)
+    } else if value < low || value > high {
+        Err(Invalid::OutOfRange)
+    } else {
+        Ok(value)
     }
 }
