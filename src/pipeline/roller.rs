@@ -10,7 +10,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use tracing::error;
 
-use super::arrival::{ClampMemory, Place, limits};
+use super::arrival::{ClampMemory, Known, Place, limits};
 use super::plan::Plan;
 use super::registry::unlisted;
 use super::rejections::Rejections;
@@ -236,9 +236,13 @@ impl Roller {
 
     /// Where the readings of a message go that gives this time.
     fn place(&mut self, frame: &Frame, device: DeviceId, time: Option<&GivenTime<'_>>) -> Result<Place, Rejection> {
-        let limits = limits(frame.arrival, self.newest_row, &self.options);
+        let limits = limits(frame.arrival, self.known(), &self.options);
         let placed = event_time::place(time, &self.plans[device.index()].profile.time, &limits)?;
         Ok(self.clamped.place(placed, (device, &frame.payload), frame.arrival))
+    }
+
+    fn known(&self) -> Known {
+        Known { newest_row: self.newest_row, final_until: self.final_until }
     }
 
     fn modbus(&mut self, frame: &Frame) -> Result<(DeviceId, Place), Rejection> {
@@ -323,7 +327,7 @@ impl Roller {
             known
         } else {
             // A message that is rejected takes in no device.
-            event_time::place(time, &TimePolicy::default(), &limits(frame.arrival, None, &self.options))?;
+            event_time::place(time, &TimePolicy::default(), &limits(frame.arrival, Known::default(), &self.options))?;
             self.take_in(levels, &frame.source)?
         };
         // One topic per device is the rule; a device that is heard on ever new ones does not fill the memory.
@@ -428,8 +432,8 @@ impl Roller {
     fn is_gone(&self, frame: &Frame, time: Timestamp) -> bool {
         let start = |at| Window::Minute1.bounds(at, &jiff::tz::TimeZone::UTC).0;
         // What was deleted under a clock that ran ahead is no reason to refuse what is measured now.
-        let limits = limits(frame.arrival, self.newest_row, &self.options);
-        let today = limits.arrival.or(self.newest_row).unwrap_or(frame.arrival);
+        let limits = limits(frame.arrival, self.known(), &self.options);
+        let today = limits.arrival.or(self.final_until).unwrap_or(frame.arrival);
         self.kept_from.is_some_and(|kept_from| start(time) < kept_from.min(start(today)))
     }
 

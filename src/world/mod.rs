@@ -81,6 +81,8 @@ struct World {
     ground: Ground,
     gateway: Option<Gateway>,
     runtime: Runtime,
+    /// Whether the gateway's clock ever lost the time: then it cannot tell which devices are years off.
+    was_unset: bool,
     /// The journal's disk takes its time: nothing is committed.
     disk_is_slow: bool,
     /// Bits that were flipped on the journal's disk.
@@ -127,6 +129,7 @@ impl World {
             ground,
             gateway: None,
             runtime: Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime"),
+            was_unset: false,
             disk_is_slow: false,
             flips: 0,
             unreadable_starts: 0,
@@ -368,7 +371,10 @@ impl World {
                     3 => self.rng.i64(0..20 * HOUR_MS),
                     4 => -self.rng.i64(0..12 * HOUR_MS),
                     // It has lost its battery.
-                    _ => HOUR_MS - self.now_ms,
+                    _ => {
+                        self.was_unset = true;
+                        HOUR_MS - self.now_ms
+                    }
                 };
                 self.tell_time();
             }
