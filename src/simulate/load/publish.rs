@@ -96,10 +96,17 @@ impl Load {
         let late_by_ms = u64::try_from(options.late_by.as_millis()).unwrap_or(u64::MAX);
         let rules = Rules { time, late, late_by_ms, repeat };
         let hands = dealt(options.fleet, options.connections, options.seed);
+        let mut sites_before = 0;
         let lane = |(index, members): (usize, Vec<_>)| {
+            let sites = sites_before..sites_before + members.len() as u64;
+            sites_before = sites.end;
+            // Every site gets its share, whoever is faster.
+            let of_all = |sites: u64| part(options.messages_max.unwrap_or(u64::MAX), sites, options.fleet.sites);
+            let packets_max = of_all(sites.end) - of_all(sites.start);
             let deck = Deck::new(&members, options.qos, rules, options.seed.wrapping_add(index as u64));
             let client_id = format!("sitepulse-simulate-{}-{index}", std::process::id());
-            Ok(Lane { deck, connection: Connection::open(options.broker, client_id, options.qos, options.window)? })
+            let connection = Connection::open(options.broker, client_id, options.qos, options.window)?;
+            Ok(Lane { deck, connection, packets_max })
         };
         let lanes = hands.into_iter().enumerate().map(lane).collect::<Result<Vec<_>, Error>>()?;
         let (sent, stop) = (Arc::<Mutex<Sent>>::default(), Arc::<AtomicBool>::default());
@@ -139,6 +146,7 @@ impl Load {
 struct Lane {
     deck: Deck,
     connection: Connection,
+    packets_max: u64,
 }
 
 struct Sender {
@@ -154,16 +162,15 @@ impl Sender {
         let until = self.options.duration.map(|span| self.begun + span);
         let mut behind = 0;
         while !stop.load(Ordering::Relaxed) && until.is_none_or(|until| Instant::now() < until) {
-            let left = self.options.messages_max.map_or(u64::MAX, |most| most.saturating_sub(self.packets()));
-            if left == 0 {
+            if self.lanes.iter().all(|lane| lane.left() == 0) {
                 break;
             }
             let moved = match self.options.rate {
                 Some(rate) => {
-                    behind = self.paced_turn(rate, left);
+                    behind = self.paced_turn(rate);
                     false
                 }
-                None => self.eager_turn(left),
+                None => self.lanes.iter_mut().fold(false, |moved, lane| moved | lane.turn(TURN_PACKETS_MAX)),
             };
             self.tell(behind);
             if !moved {
@@ -182,27 +189,13 @@ impl Sender {
     }
 
     /// One connection sends what it owes by now, so that writes are large and few. Returns what all owe.
-    fn paced_turn(&mut self, rate: f64, left: u64) -> u64 {
+    fn paced_turn(&mut self, rate: f64) -> u64 {
         let due = whole(self.begun.elapsed().as_secs_f64() * rate);
         self.turn = (self.turn + 1) % self.lanes.len();
         let lane = &mut self.lanes[self.turn];
-        let sites = lane.deck.sites() as u64;
-        let of_lane =
-            u64::try_from(u128::from(due) * u128::from(sites) / self.options.fleet.sites as u128).unwrap_or(0);
-        let owed = of_lane.saturating_sub(lane.connection.tally().packets);
-        lane.turn(owed.min(left));
-        due.saturating_sub(self.packets())
-    }
-
-    /// Every connection sends what it can. Returns whether anything moved.
-    fn eager_turn(&mut self, mut left: u64) -> bool {
-        let mut moved = false;
-        for lane in &mut self.lanes {
-            let before = lane.connection.tally().packets;
-            moved |= lane.turn(left.min(TURN_PACKETS_MAX));
-            left -= lane.connection.tally().packets - before;
-        }
-        moved
+        let of_lane = part(due, lane.deck.sites() as u64, self.options.fleet.sites);
+        lane.turn(of_lane.saturating_sub(lane.connection.tally().packets));
+        due.min(self.options.messages_max.unwrap_or(u64::MAX)).saturating_sub(self.packets())
     }
 
     fn packets(&self) -> u64 {
@@ -232,8 +225,18 @@ impl Sender {
 impl Lane {
     fn turn(&mut self, packets_max: u64) -> bool {
         let now_ms = u64::try_from(Clock::system().now().as_millis()).unwrap_or(0);
+        let packets_max = packets_max.min(self.left());
         self.connection.turn(&mut self.deck, now_ms, packets_max)
     }
+
+    fn left(&self) -> u64 {
+        self.packets_max.saturating_sub(self.connection.tally().packets)
+    }
+}
+
+/// What of `all` falls to `sites` of so many sites.
+fn part(all: u64, sites: u64, of: usize) -> u64 {
+    u64::try_from(u128::from(all) * u128::from(sites) / of as u128).unwrap_or(u64::MAX)
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count that is not negative")]
