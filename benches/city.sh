@@ -104,16 +104,14 @@ load() { # file for the summary
 # 1. the bare consumer
 start_broker
 : >"$folder/consume.log"
-"$bin" simulate consume --broker "mqtt://127.0.0.1:$mqtt" --qos "$qos" --json >"$folder/consume.json" 2>"$folder/consume.log" &
+"$bin" simulate consume --broker "mqtt://127.0.0.1:$mqtt" --qos "$qos" --idle 3s --json >"$folder/consume.json" 2>"$folder/consume.log" &
 consumer=$!; started+=("$consumer")
 wait_until "the consumer's subscription" 10 grep -q subscribed "$folder/consume.log"
 load "$folder/load-bare.json"
 sent_bare=$(json messages "$folder/load-bare.json")
+# It ends by itself when nothing more comes.
+wait "$consumer"
 broker_bare=($(cpu_of "$broker"))
-# It has all when its CPU time stands still: it naps, and nothing comes.
-settled() { local before; before=$(awk '/^rchar/ { print $2 }' "/proc/$consumer/io"); sleep 1; [ "$before" = "$(awk '/^rchar/ { print $2 }' "/proc/$consumer/io")" ]; }
-wait_until "the consumer has all" 60 settled
-kill -INT "$consumer"; wait "$consumer" || true
 stop "$broker"
 
 # 2. the collector
@@ -139,7 +137,6 @@ loading=$!; started+=("$loading")
 done) &
 looker=$!; started+=("$looker")
 wait "$loading"
-broker_full=($(cpu_of "$broker"))
 sent=$(json messages "$folder/load.json")
 # All is acknowledged, then all is in the store. At QoS 0 the broker may have dropped some, so that it may end earlier.
 still=0 last=-1
@@ -150,6 +147,7 @@ while :; do
   { [ "$heard" -ge "$sent" ] || [ "$still" -ge 100 ]; } && break
   sleep 0.05
 done
+broker_full=($(cpu_of "$broker"))
 took=$(echo "$heard_at $begun" | awk '{ print $1 - $2 }')
 stored=0 late_by="" give_up=$(($(date +%s) + drain))
 while [ "$stored" -lt "$heard" ]; do

@@ -32,6 +32,9 @@ pub(super) struct ConsumeArgs {
     /// End after so many messages
     #[arg(long, value_name = "N")]
     messages: Option<u64>,
+    /// End when no message has come for this long, once there was one
+    #[arg(long, value_name = "DURATION", value_parser = span)]
+    idle: Option<Duration>,
     /// End with one line of JSON instead of text
     #[arg(long)]
     json: bool,
@@ -44,6 +47,7 @@ pub(super) fn run(args: &ConsumeArgs) -> anyhow::Result<()> {
         filter: args.topic.clone(),
         qos: args.qos,
         messages_max: args.messages,
+        idle_max: args.idle,
     };
     let consumer = Consumer::start(&options)?;
     writeln!(io::stderr(), "subscribed")?;

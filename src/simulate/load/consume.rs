@@ -35,6 +35,8 @@ pub struct ConsumerOptions {
     pub qos: Qos,
     /// After how many messages to end.
     pub messages_max: Option<u64>,
+    /// After how long without a message to end, once there was one.
+    pub idle_max: Option<Duration>,
 }
 
 /// What was consumed so far.
@@ -73,9 +75,10 @@ impl Consumer {
     pub fn start(options: &ConsumerOptions) -> Result<Self, Error> {
         let stream = subscribe(options)?;
         let (consumed, stop) = (Arc::<Mutex<Consumed>>::default(), Arc::<AtomicBool>::default());
-        let messages_max = options.messages_max.unwrap_or(u64::MAX);
         let counter = Counter {
             stream,
+            messages_max: options.messages_max.unwrap_or(u64::MAX),
+            idle_max: options.idle_max.unwrap_or(Duration::MAX),
             input: vec![0; READ_BYTES],
             input_len: 0,
             acks: Vec::with_capacity(READ_BYTES),
@@ -84,8 +87,7 @@ impl Consumer {
         };
         let (cpu, stopped) = (cpu_time(), stop.clone());
         let thread = thread::Builder::new().name("consume".to_owned());
-        let thread =
-            thread.spawn(move || counter.run(messages_max, &stopped).map_err(io_error("read from the broker")));
+        let thread = thread.spawn(move || counter.run(&stopped).map_err(io_error("read from the broker")));
         Ok(Self { consumed, stop, thread: thread.map_err(io_error("start a thread"))?, cpu })
     }
 
@@ -137,6 +139,8 @@ fn subscribe(options: &ConsumerOptions) -> Result<TcpStream, Error> {
 
 struct Counter {
     stream: TcpStream,
+    messages_max: u64,
+    idle_max: Duration,
     input: Vec<u8>,
     input_len: usize,
     acks: Vec<u8>,
@@ -145,14 +149,18 @@ struct Counter {
 }
 
 impl Counter {
-    fn run(mut self, messages_max: u64, stop: &AtomicBool) -> io::Result<()> {
-        let mut first = None;
-        while !stop.load(Ordering::Relaxed) && self.consumed.messages < messages_max {
+    fn run(mut self, stop: &AtomicBool) -> io::Result<()> {
+        let mut first_and_last: Option<(Instant, Instant)> = None;
+        while !stop.load(Ordering::Relaxed) && self.consumed.messages < self.messages_max {
             let before = self.consumed.messages;
             let dry = self.read()?;
             if self.consumed.messages > before {
                 let now = Instant::now();
-                self.consumed.elapsed = now.duration_since(*first.get_or_insert(now));
+                let (first, last) = first_and_last.get_or_insert((now, now));
+                *last = now;
+                self.consumed.elapsed = last.duration_since(*first);
+            } else if first_and_last.is_some_and(|(_, last)| last.elapsed() > self.idle_max) {
+                break;
             }
             self.acknowledge()?;
             *self.board.lock().unwrap_or_else(PoisonError::into_inner) = self.consumed;
