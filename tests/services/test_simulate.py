@@ -21,8 +21,8 @@ class City(Sitepulse):
         text = (self.config / "sitepulse.toml").read_text()
         (self.config / "sitepulse.toml").write_text(text + '\n[rollup]\nflush_interval = "200ms"\n')
 
-    def start(self, ready: bool = True) -> None:
-        super().start(ready)
+    def start(self, *args, **options) -> None:
+        super().start(*args, **options)
         if (self.config / "devices.csv").read_text().count(",mqtt,"):
             wait_for("the subscription", lambda: self.part("mqtt")["state"] == "up")
 
