@@ -3,6 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+#[cfg(feature = "demo")]
+use sitepulse::cli::simulate;
 use sitepulse::cli::{Cli, Command, EXIT_CONFIG, check, journal, run};
 use sitepulse::config;
 use sitepulse::visible::Visible;
@@ -25,6 +27,8 @@ fn main() -> ExitCode {
         Command::Journal(command) => journal::run(&command),
         #[cfg(feature = "demo")]
         Command::Demo(args) => ended(&run::demo(args)),
+        #[cfg(feature = "demo")]
+        Command::Simulate(args) => ended(&simulate::run(*args)),
     }
 }
 

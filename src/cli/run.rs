@@ -58,7 +58,8 @@ fn run_and_leave<T>(runtime: tokio::runtime::Runtime, work: impl Future<Output =
     result
 }
 
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+/// A runtime of two threads.
+pub(super) fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
     runtime.context("cannot start the runtime")
 }

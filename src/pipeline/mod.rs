@@ -34,7 +34,7 @@ use crate::health::{Counter, Part, State};
 use crate::inventory::SharedInventory;
 use crate::journal::{Entry, Journal, Reader};
 use crate::ledger::Ledger;
-use crate::model::{JournalPosition, Timestamp};
+use crate::model::{JournalPosition, Timestamp, millis};
 use crate::problem::with_causes;
 use crate::store::{Flush, Writer};
 
@@ -175,6 +175,9 @@ pub enum StartError {
 struct Counters {
     flushes: Counter,
     flush_failures: Counter,
+    flush_us: Counter,
+    final_delay_ms: Counter,
+    final_delay_ms_max: Counter,
     rows_written: Counter,
     open_windows: Counter,
     open_windows_bytes: Counter,
@@ -188,6 +191,9 @@ impl Counters {
         Self {
             flushes: part.counter("flushes"),
             flush_failures: part.counter("flush_failures"),
+            flush_us: part.counter("flush_us"),
+            final_delay_ms: part.counter("final_delay_ms"),
+            final_delay_ms_max: part.counter("final_delay_ms_max"),
             rows_written: part.counter("rows_written"),
             open_windows: part.counter("open_windows"),
             open_windows_bytes: part.counter("open_windows_bytes"),
@@ -309,10 +315,14 @@ impl Driver {
             position: parts.position,
             dead_letters: parts.dead_letters,
         };
+        let final_before = self.pipeline.writer.final_until();
         match self.pipeline.writer.flush(&mut flush) {
             Ok(rows) => {
                 self.counters.rows_written.add(rows as u64);
                 self.counters.flushes.add(1);
+                let took = self.flushed.elapsed().as_micros();
+                self.counters.flush_us.add(u64::try_from(took).unwrap_or(u64::MAX));
+                self.note_final(final_before);
             }
             Err(error) => {
                 self.counters.flush_failures.add(1);
@@ -346,6 +356,19 @@ impl Driver {
             None => "rows reach the store".to_owned(),
             Some((at, step_ms)) => format!("rows reach the store; {}", step_text(at, step_ms)),
         }
+    }
+
+    /// Notes by how much the newest window was in the store, final, later than its end and grace.
+    fn note_final(&self, before: Option<Timestamp>) {
+        let Some(until) =
+            self.pipeline.writer.final_until().filter(|&until| before.is_some_and(|before| until > before))
+        else {
+            return;
+        };
+        let due = until.plus_millis(millis(self.pipeline.options.grace));
+        let delay_ms = u64::try_from(self.pipeline.clock.now().millis_since(due)).unwrap_or(0);
+        self.counters.final_delay_ms.set(delay_ms);
+        self.counters.final_delay_ms_max.set(self.counters.final_delay_ms_max.get().max(delay_ms));
     }
 
     /// Says so, once, when the journal as it was at the start is in the store.

@@ -5,6 +5,7 @@
 //! another client under our identifier by its traces. Never decodes a
 //! payload, never decides what is lost: what the journal does not take stays with the broker.
 
+mod ack_waits;
 mod assembler;
 mod dial;
 mod driver;
