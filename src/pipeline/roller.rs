@@ -283,15 +283,19 @@ impl Roller {
     /// Id of a metric that the device's profile does not list, taken in where policy and bounds allow.
     fn unlisted_metric(&mut self, device: DeviceId, name: &str) -> Result<MetricId, Invalid> {
         let plan = &mut self.plans[device.index()];
-        if let Some(&metric) = plan.extra.get(name) {
-            return Ok(metric);
-        }
-        if plan.profile.unknown_metrics == UnknownMetrics::Refuse || check_unlisted(name).is_err() {
-            return Err(Invalid::UnknownMetric);
-        }
         let Unregistered::Accept { metrics_max, .. } = self.options.unregistered else {
             return Err(Invalid::UnknownMetric);
         };
+        // Also one that was taken in by an earlier run, under another profile.
+        if plan.profile.unknown_metrics == UnknownMetrics::Refuse {
+            return Err(Invalid::UnknownMetric);
+        }
+        if let Some(&metric) = plan.extra.get(name) {
+            return Ok(metric);
+        }
+        if check_unlisted(name).is_err() {
+            return Err(Invalid::UnknownMetric);
+        }
         if plan.extra.len() >= metrics_max {
             return Err(Invalid::MetricLimit);
         }

@@ -522,6 +522,19 @@ fn metrics_of_an_unlisted_device_count_on_over_restarts() {
 }
 
 #[test]
+fn a_metric_that_was_taken_in_is_refused_once_its_profile_refuses_it() {
+    let mut world = World::with(&listed_with(|profile| profile.unknown_metrics = UnknownMetrics::Accept));
+    let other = r#"{"readings":{"other":1}}"#;
+    world.apply(&frame("telemetry/base_station/350102/B_1/meter", other, 0));
+    assert_eq!(world.ledger().total().applied, 1);
+    world.flush(Timestamp::from_millis(T0 + 1_000));
+    let mut world = world.crash_with(|profile| profile.unknown_metrics = UnknownMetrics::Refuse);
+    world.apply(&frame("telemetry/base_station/350102/B_1/meter", other, 5));
+    let total = world.ledger().total();
+    assert_eq!((total.applied, total.invalid), (1, [(Invalid::UnknownMetric, 1)].into()));
+}
+
+#[test]
 fn devices_that_are_taken_in_count_by_source_and_on_over_restarts() {
     let other = |topic: &str| match frame(topic, r#"{"readings":{"a":1}}"#, 0) {
         Entry::Frame(frame) => Entry::Frame(Frame { source: Arc::from("other"), ..frame }),
