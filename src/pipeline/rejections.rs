@@ -27,6 +27,8 @@ struct Spell {
     since: Timestamp,
     last: Timestamp,
     count: u64,
+    /// Whether there was one since it was last looked at: those of a backlog arrived long ago.
+    is_fresh: bool,
 }
 
 /// Topics whose messages are rejected now, by source.
@@ -45,10 +47,12 @@ impl Rejections {
         if let Some(spell) = spells.get_mut(topic) {
             (spell.reason, spell.last) = (reason, spell.last.max(frame.arrival));
             spell.count += 1;
+            spell.is_fresh = true;
             return;
         }
         warn!(source = %frame.source, topic, reason = reason.label(), "messages are rejected");
-        spells.insert(topic.into(), Spell { reason, since: frame.arrival, last: frame.arrival, count: 1 });
+        let (since, last) = (frame.arrival, frame.arrival);
+        spells.insert(topic.into(), Spell { reason, since, last, count: 1, is_fresh: true });
         self.topics += 1;
     }
 
@@ -56,7 +60,9 @@ impl Rejections {
     pub(super) fn settle(&mut self, now: Timestamp) -> Vec<Trouble> {
         for (source, spells) in &mut self.sources {
             spells.retain(|topic, spell| {
-                let lasts = now.millis_since(spell.last) < QUIET_MS;
+                // An arrival far ahead is of a clock that was set back since.
+                let is_recent = now.millis_since(spell.last).saturating_abs() < QUIET_MS;
+                let lasts = std::mem::take(&mut spell.is_fresh) || is_recent;
                 if !lasts {
                     info!(%source, topic, rejected = spell.count, "messages are no longer rejected");
                 }
@@ -109,6 +115,26 @@ mod tests {
         assert!(rejections.settle(Timestamp::from_millis(300_999)).is_empty());
         rejections.note(&frame("a", 400_000), Rejection::MalformedJson);
         assert_eq!(rejections.settle(Timestamp::from_millis(400_000))[0].count, 1);
+    }
+
+    #[test]
+    fn a_rejection_under_a_clock_that_ran_years_ahead_does_not_last_for_years() {
+        let mut rejections = Rejections::default();
+        rejections.note(&frame("a", 3_650 * 86_400_000), Rejection::MalformedJson);
+        assert_eq!(rejections.settle(Timestamp::from_millis(3_650 * 86_400_000)).len(), 1);
+        assert!(rejections.settle(Timestamp::from_millis(0)).is_empty());
+    }
+
+    #[test]
+    fn a_backlog_of_rejected_messages_is_one_trouble_while_it_is_read() {
+        let mut rejections = Rejections::default();
+        let today = Timestamp::from_millis(86_400_000);
+        for flush in 1..4 {
+            rejections.note(&frame("a", flush * 1_000), Rejection::MalformedJson);
+            let troubles = rejections.settle(today);
+            assert_eq!((troubles.len(), troubles[0].count), (1, flush.unsigned_abs()));
+        }
+        assert!(rejections.settle(today).is_empty());
     }
 
     #[test]
