@@ -69,6 +69,12 @@ pub struct Scope {
     pub name: Option<String>,
 }
 
+impl Scope {
+    fn takes(&self, name: &str) -> bool {
+        self.name.as_ref().is_none_or(|wanted| wanted == name)
+    }
+}
+
 impl Default for Scope {
     fn default() -> Self {
         Self { positions: 0..u64::MAX, name: None }
@@ -83,6 +89,14 @@ pub fn bytes_of(storage: &dyn Storage) -> io::Result<u64> {
     Ok(list(storage)?.segments.iter().map(|segment| segment.bytes).sum())
 }
 
+/// Whether `storage` has a segment of `scope`, whatever is in it.
+///
+/// # Errors
+/// When the folder cannot be listed.
+pub fn has_segments(storage: &dyn Storage, scope: &Scope) -> io::Result<bool> {
+    Ok(list(storage)?.segments.iter().any(|segment| scope.takes(&segment.name)))
+}
+
 /// Walks over the segments in `storage` that have a position of `scope`, and shows what is there to `see`, until it has
 /// seen enough.
 ///
@@ -90,8 +104,7 @@ pub fn bytes_of(storage: &dyn Storage) -> io::Result<u64> {
 /// When the folder cannot be listed; never for what a file holds.
 pub fn inspect(storage: &dyn Storage, scope: &Scope, see: &mut dyn FnMut(Sight) -> ControlFlow<()>) -> io::Result<()> {
     let Listed { segments, twins } = list(storage)?.apart();
-    let is_wanted = |name: &String| scope.name.as_ref().is_none_or(|wanted| wanted == name);
-    for twin in twins.into_iter().filter(|twin| is_wanted(&twin.name)) {
+    for twin in twins.into_iter().filter(|twin| scope.takes(&twin.name)) {
         if see(Sight::Twin(twin.name)).is_break() {
             return Ok(());
         }
@@ -99,7 +112,7 @@ pub fn inspect(storage: &dyn Storage, scope: &Scope, see: &mut dyn FnMut(Sight) 
     for (place, segment) in segments.iter().enumerate() {
         let next = segments.get(place + 1);
         let (from, until) = (segment.first, next.map_or(u64::MAX, |next| next.first));
-        if !is_wanted(&segment.name) || until <= scope.positions.start || from >= scope.positions.end {
+        if !scope.takes(&segment.name) || until <= scope.positions.start || from >= scope.positions.end {
             continue;
         }
         if look_at(storage, segment, next, &scope.positions, see).is_break() {

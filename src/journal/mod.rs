@@ -114,7 +114,7 @@ mod shared;
 mod storage;
 mod writer;
 
-pub use inspect::{Scope, SegmentReport, Sight, bytes_of, inspect};
+pub use inspect::{Scope, SegmentReport, Sight, bytes_of, has_segments, inspect};
 pub use judge::Verdict;
 pub use reader::Reader;
 use shared::{Counters, Shared};

@@ -169,6 +169,14 @@ fn the_end_of_the_reader_is_no_failure() {
 fn what_is_asked_wrongly_exits_as_the_contract_says() {
     let code = |arguments: &[&str]| sitepulse(arguments).status.code();
     assert_eq!(code(&["verify", "/nowhere/at/all"]), Some(1));
+    // What is no journal is not sound.
+    assert_eq!(
+        (code(&["verify", "docs"]), code(&["dump", "docs"]), code(&["verify", "Cargo.toml"])),
+        (Some(1), Some(1), Some(1))
+    );
+    let data = tempfile::tempdir().expect("a folder");
+    std::fs::create_dir(data.path().join("journal")).expect("an empty journal");
+    assert_eq!(code(&["verify", data.path().to_str().expect("a path")]), Some(0));
     assert_eq!(code(&["verify", "--config", "tests/cases/config/broken_toml/input"]), Some(78));
     assert_eq!(
         (code(&["verify"]), code(&["dump", "x", "--config", "y"]), code(&["verify", "--help"])),

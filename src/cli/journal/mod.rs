@@ -14,7 +14,10 @@ use clap::{Args, Subcommand, ValueEnum};
 use super::EXIT_CONFIG;
 use super::check::render_problems;
 use crate::config;
-use crate::journal::{Folder, Scope};
+use crate::journal::{Folder, Scope, has_segments};
+
+/// Name of the folder of segments in the data folder.
+const JOURNAL_FOLDER: &str = "journal";
 
 /// What to do with a journal.
 #[derive(Debug, Subcommand)]
@@ -97,6 +100,11 @@ pub fn run(command: &JournalCommand) -> ExitCode {
         let mut out = io::BufWriter::new(io::stdout().lock());
         let storage = Folder::existing(&folder);
         let scope = Scope { name, ..Scope::default() };
+        // A journal may hold nothing yet; a folder that was named by mistake is not sound for that.
+        let may_be_empty = scope.name.is_none() && folder.ends_with(JOURNAL_FOLDER);
+        if !may_be_empty && !has_segments(&storage, &scope)? {
+            return Err(io::Error::other("there is none; name the data folder, or one that holds segments"));
+        }
         let is_sound = match command {
             JournalCommand::Verify(_) => verify::verify(&storage, &scope, &mut out, &mut Progress::start())?,
             JournalCommand::Dump(args) => dump::dump(&storage, scope, args, &mut out).map(|()| true)?,
@@ -122,7 +130,7 @@ fn segments_at(path: &Path) -> io::Result<(PathBuf, Option<String>)> {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         return Ok((folder.unwrap_or(Path::new(".")).to_owned(), name));
     }
-    let inside = path.join("journal");
+    let inside = path.join(JOURNAL_FOLDER);
     Ok((if inside.is_dir() { inside } else { path.to_owned() }, None))
 }
 
