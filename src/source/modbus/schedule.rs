@@ -248,7 +248,7 @@ impl Schedule {
         for backoff in self.units.iter_mut().chain([&mut self.endpoint]) {
             backoff.until = backoff.until.map(|_| now.plus_millis(-1)); // what is due now is not skipped
         }
-        self.failing_after = now;
+        (self.failing_after, self.slow_after) = (now, now);
     }
 
     /// Whether `unit` did not answer the last time.
@@ -334,6 +334,14 @@ mod tests {
             assert_eq!(schedule.next(at(set_to + 5_000)), Next::Poll(1));
             assert_eq!(schedule.take_skipped(), Skipped::default());
         }
+    }
+
+    #[test]
+    fn a_slow_device_does_not_wait_for_a_time_that_the_clock_has_left_behind() {
+        let mut schedule = schedule(&[entry(10_000, 0, 0)]);
+        schedule.slow_after = at(40_000);
+        schedule.clock_was_set(at(0));
+        assert_eq!(schedule.next(at(0)), Next::Poll(0));
     }
 
     fn schedule(entries: &[Entry]) -> Schedule {
