@@ -16,7 +16,7 @@ use crate::rollup::BaseRow;
 const EMPTY_MARKED_MS: i64 = 48 * 3_600_000;
 
 /// 2025-01-01T00:00:00Z. A clock that shows an earlier time was not set, and says nothing of what is final.
-const CLOCK_SET_FROM: Timestamp = Timestamp::from_millis(1_735_689_600_000);
+pub(super) const CLOCK_SET_FROM: Timestamp = Timestamp::from_millis(1_735_689_600_000);
 /// Longest gap between the clock and the rows ahead of it, and between those, that is no sign of a clock that ran ahead
 /// while they were made, ms.
 const ROWS_GAP_MS_MAX: i64 = 24 * 3_600_000;

@@ -14,6 +14,7 @@ use rusqlite::{Transaction, params};
 use super::WriterOptions;
 use super::bound::{Bound, Fill, Pressure, hard, used_bytes};
 use super::feed::Feed;
+use super::finality::CLOCK_SET_FROM;
 use super::schema::{StateKey, to_sql};
 use crate::model::{BASE_WINDOW_MS, Timestamp, Window};
 
@@ -89,8 +90,9 @@ impl<'a> Pruner<'a> {
         let never = Timestamp::from_millis(i64::MIN);
         let read = |key: StateKey| Ok::<_, rusqlite::Error>(key.read(transaction)?.map(Timestamp::from_millis));
         let aged_until = aged_until(transaction, options, now)?;
-        // What a clock that ran ahead let go is no reason to refuse what comes in now.
-        let shed_until = read(StateKey::ShedUntil)?.unwrap_or(never).min(last);
+        // What a clock that ran ahead let go is no reason to refuse what comes in now; one that is not set tells nothing.
+        let shed_until = read(StateKey::ShedUntil)?.unwrap_or(never);
+        let shed_until = if last < CLOCK_SET_FROM { shed_until } else { shed_until.min(last) };
         let kept_before = read(StateKey::KeptFrom)?.unwrap_or(never);
         let kept_from = aged_until.max(shed_until);
         Ok(Self { transaction, options, bound, aged_until, shed_until, kept_from, kept_before, rows_left: 0 })

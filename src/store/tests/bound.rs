@@ -136,6 +136,20 @@ fn a_clock_that_ran_ahead_when_rows_went_refuses_nothing_once_it_is_back() {
 }
 
 #[test]
+fn rows_that_went_stay_gone_under_a_clock_that_is_not_set() {
+    let mut city = city(1 << 20, only_minutes());
+    for number in 0..420 {
+        minute(&mut city, number);
+        pass_everything(&city);
+    }
+    let kept_from = city.writer.kept_from().expect("rows went");
+    city.flush(Timestamp::from_millis(60_000));
+    assert_eq!(city.writer.kept_from(), Some(kept_from));
+    minute(&mut city, 420);
+    assert!(city.writer.kept_from() >= Some(kept_from), "{:?}, was {kept_from}", city.writer.kept_from());
+}
+
+#[test]
 fn one_flush_deletes_a_bounded_number_of_rows_when_the_bound_is_lowered() {
     let mut city = city(1 << 40, only_minutes());
     for number in 0..900 {
