@@ -162,6 +162,19 @@ fn a_gateway_whose_clock_runs_years_ahead_takes_nothing_for_expired() {
 }
 
 #[test]
+fn what_devices_date_is_kept_once_a_clock_that_ran_years_ahead_is_right_again() {
+    let mut world = World::new();
+    // It dates a row itself.
+    world.apply(&frame(METER, r#"{"readings":{"pwr_w":1}}"#, 3_650 * DAY));
+    world.flush(Timestamp::from_millis(T0 + 3_650 * DAY));
+    world.flush(Timestamp::from_millis(T0));
+    world.apply(&message(&ahead(60_000), 2.0, 60_000));
+    world.apply(&message(&ahead(400 * DAY), 2.0, 60_000));
+    let total = world.ledger().total();
+    assert_eq!((total.applied, total.expired, total.invalid), (2, 0, [(Invalid::Future, 1)].into()));
+}
+
+#[test]
 fn a_step_of_the_clock_is_counted_and_told() {
     let World { folder, writer, roller, inventory } = World::new();
     let (clock, health) = (Clock::system(), Health::default());
