@@ -19,7 +19,7 @@ use crate::journal::simulated_disk::SimulatedDisk;
 use crate::journal::stepped::SteppedJournal;
 use crate::journal::{self, Journal};
 use crate::ledger::Ledger;
-use crate::model::{JournalPosition, Window};
+use crate::model::{JournalPosition, Window, millis};
 use crate::pipeline::stepped::SteppedPipeline;
 use crate::pipeline::{self, Pipeline, Unregistered};
 use crate::sink::influx::stepped::SteppedSink;
@@ -246,10 +246,6 @@ fn mqtt_options() -> mqtt::Options {
         packet_bytes_max: PACKET_BYTES_MAX,
         backoff_max: Duration::from_secs(30),
     }
-}
-
-fn millis(span: Duration) -> i64 {
-    i64::try_from(span.as_millis()).expect("short")
 }
 
 /// Begins a connection between the process and a broker's end of `wire`.
