@@ -13,7 +13,7 @@ mod roller;
 
 #[cfg(test)]
 mod late_tests;
-#[cfg(test)]
+#[cfg(any(test, feature = "bench"))]
 pub(crate) mod stepped;
 #[cfg(test)]
 mod tests;
@@ -38,6 +38,8 @@ use crate::store::{Flush, Writer};
 
 pub use registry::adopt;
 pub use roller::Roller;
+#[cfg(feature = "bench")]
+pub use roller::bench;
 
 /// Bytes of records that are read from the journal at a time.
 const READ_BYTES: usize = 256 * 1024;

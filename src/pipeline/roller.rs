@@ -3,6 +3,10 @@
 //! Owns the windows that changed since the last flush and those that may still change. Never reads the clock: everything
 //! follows from the entries, so a replay comes to the same.
 
+#[cfg(feature = "bench")]
+#[path = "roller_bench.rs"]
+pub mod bench;
+
 use std::sync::{Arc, PoisonError};
 
 use foldhash::fast::RandomState;
@@ -14,8 +18,9 @@ use super::registry::unlisted;
 use super::rejections::Rejections;
 use super::{Options, Unregistered};
 use crate::decode::event_time::{self, GivenTime};
+use crate::decode::modbus;
+use crate::decode::native::{self, NativeMessage};
 use crate::decode::topic::Topic;
-use crate::decode::{modbus, native};
 use crate::health::Trouble;
 use crate::inventory::{Inventory, KIND_RESERVED, Profile, SharedInventory, TimePolicy, UnknownMetrics};
 use crate::journal::Entry;
@@ -196,6 +201,11 @@ impl Roller {
 
     fn native(&mut self, frame: &Frame) -> Result<(DeviceId, Place), Rejection> {
         let message = native::decode(&frame.payload)?;
+        self.assign(frame, &message)
+    }
+
+    /// Finds the device of a message and where its readings go in time, and judges each.
+    fn assign(&mut self, frame: &Frame, message: &NativeMessage<'_>) -> Result<(DeviceId, Place), Rejection> {
         let device = self.device_of(frame, message.time.as_ref())?;
         let place = self.place(frame, device, message.time.as_ref())?;
         for (position, (name, value)) in message.readings.iter().enumerate() {

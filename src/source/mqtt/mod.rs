@@ -6,12 +6,14 @@
 //! payload, never decides what is lost: what the journal does not take stays with the broker.
 
 mod assembler;
+#[cfg(feature = "bench")]
+pub mod bench;
 mod dial;
 mod driver;
 mod intake;
 mod rival;
 mod session;
-#[cfg(test)]
+#[cfg(any(test, feature = "bench"))]
 pub(crate) mod stepped;
 #[cfg(test)]
 mod test_rig;
