@@ -7,6 +7,7 @@
 //! - A flush that fails keeps everything in memory and is tried again; at the bound of open windows nothing more is read.
 
 mod arrival;
+mod open_windows;
 mod registry;
 mod rejections;
 mod roller;

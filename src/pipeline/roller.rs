@@ -14,6 +14,7 @@ use hashbrown::HashMap;
 use tracing::error;
 
 use super::arrival::{ClampMemory, Place, limits};
+use super::open_windows::OpenWindows;
 use super::registry::unlisted;
 use super::rejections::Rejections;
 use super::{Options, Unregistered};
@@ -41,8 +42,6 @@ const METRIC_NAME_BYTES_MAX: usize = 128;
 /// Source under which records are counted that the journal lost.
 const JOURNAL_SOURCE: &str = "journal";
 
-type Key = (WindowStart, DeviceId);
-
 /// What is looked up once per device instead of once per reading.
 #[derive(Clone, Debug)]
 struct Plan {
@@ -54,12 +53,6 @@ struct Plan {
     has_counters: bool,
     /// Metrics that the profile does not list and the device has sent.
     extra: Vec<(Box<str>, MetricId)>,
-}
-
-#[derive(Debug)]
-struct Open {
-    window: DeviceWindow,
-    changed: bool,
 }
 
 /// A reading that is to go into a row.
@@ -81,8 +74,7 @@ pub struct Roller {
     plans: Vec<Plan>,
     topics: HashMap<Box<str>, DeviceId, RandomState>,
     unregistered: usize,
-    windows: HashMap<Key, Open, RandomState>,
-    open_bytes: usize,
+    windows: OpenWindows,
     changes: bool,
     /// Rows of windows after this one cannot be in the store yet.
     newest_row: Option<WindowStart>,
@@ -137,8 +129,7 @@ impl Roller {
             plans: Vec::new(),
             topics: HashMap::default(),
             unregistered: snapshot.unregistered_count(),
-            windows: HashMap::default(),
-            open_bytes: 0,
+            windows: OpenWindows::default(),
             changes,
             newest_row: writer.newest_row()?,
             final_until: writer.final_until(),
@@ -372,62 +363,53 @@ impl Roller {
         let any = self.judged.iter().any(Result::is_ok);
         let start = Window::Minute1.bounds(time, &jiff::tz::TimeZone::UTC).0;
         let late = self.final_until.is_some_and(|until| start.plus_millis(BASE_WINDOW_MS) <= until);
-        let mut open = if any { Some(self.open(start, device, writer)?) } else { None };
-
+        let plan = &self.plans[device.index()];
+        if !any {
+            let counts = self.ledger.source(&frame.source);
+            self.judged.iter().filter_map(|judged| judged.err()).for_each(|reason| {
+                counts.readings_decoded += 1;
+                counts.invalidate(reason);
+            });
+            return Ok(());
+        }
+        let is_stored = self.newest_row.is_some_and(|newest| start <= newest);
+        let damaged_rows = &mut self.damaged_rows;
+        let place = self.windows.find_or((start, device), || {
+            let stored = if is_stored { writer.load(start, device)? } else { None };
+            let fresh = || DeviceWindow::new(start, plan.interval_ms, plan.metrics.clone());
+            let Some(blob) = stored else { return Ok(fresh()) };
+            Ok(DeviceWindow::unpack(start, plan.metrics.clone(), &blob).unwrap_or_else(|error| {
+                *damaged_rows += 1;
+                error!(device = device.0, %start, %error, "a row of the store is damaged; it is begun anew");
+                fresh()
+            }))
+        })?;
         let counts = self.ledger.source(&frame.source);
         let mut applied = 0u64;
         for judged in &self.judged {
-            counts.readings_decoded += 1;
             let candidate = match judged {
                 Ok(candidate) => candidate,
                 Err(reason) => {
+                    counts.readings_decoded += 1;
                     counts.invalidate(*reason);
                     continue;
                 }
             };
+            counts.readings_decoded += 1;
             counts.clamped += u64::from(is_clamped);
-            let Some(open) = &mut open else { continue };
-            match open.window.apply(candidate.slot, candidate.metric, time, candidate.value) {
+            match place.open.window.apply(candidate.slot, candidate.metric, time, candidate.value) {
                 Outcome::Applied => applied += 1,
                 Outcome::Duplicate => counts.duplicate += 1,
                 Outcome::Conflicting => counts.conflicting += 1,
             }
         }
         counts.applied += applied;
-        if let Some(mut open) = open {
-            if applied > 0 {
-                open.changed = true;
-                open.window.late += u32::from(late);
-                open.window.interval_ms = self.plans[device.index()].interval_ms;
-            }
-            self.open_bytes += open.window.memory_bytes();
-            self.windows.insert((start, device), open);
+        if applied > 0 {
+            place.open.changed = true;
+            place.open.window.late += u32::from(late);
+            place.open.window.interval_ms = plan.interval_ms;
         }
         Ok(())
-    }
-
-    /// The open window of a device, taken out of the map: from memory, from the store, or new.
-    fn open(&mut self, start: WindowStart, device: DeviceId, writer: &Writer) -> Result<Open, store::Error> {
-        if let Some(open) = self.windows.remove(&(start, device)) {
-            self.open_bytes = self.open_bytes.saturating_sub(open.window.memory_bytes());
-            return Ok(open);
-        }
-        let plan = &self.plans[device.index()];
-        let stored = match self.newest_row {
-            Some(newest) if start <= newest => writer.load(start, device)?,
-            _ => None,
-        };
-        let fresh = || DeviceWindow::new(start, plan.interval_ms, plan.metrics.clone());
-        let window = match stored.map(|blob| DeviceWindow::unpack(start, plan.metrics.clone(), &blob)) {
-            None => fresh(),
-            Some(Ok(window)) => window,
-            Some(Err(error)) => {
-                self.damaged_rows += 1;
-                error!(device = device.0, %start, %error, "a row of the store is damaged; it is begun anew");
-                fresh()
-            }
-        };
-        Ok(Open { window, changed: false })
     }
 
     fn reject(&mut self, frame: &Frame, reason: Rejection) {
@@ -468,7 +450,7 @@ impl Roller {
     /// Bytes that open windows take, near enough for a bound.
     #[must_use]
     pub fn open_bytes(&self) -> usize {
-        self.open_bytes
+        self.windows.bytes()
     }
 
     /// Number of open windows.
@@ -491,15 +473,11 @@ impl Roller {
 
     /// What the store does not have yet, rows in the order of its key.
     pub(super) fn flush_parts(&self) -> FlushParts<'_> {
-        let changed = self.windows.iter().filter(|(_, open)| open.changed);
-        let mut rows: Vec<_> = changed
-            .map(|(&(_, device), open)| FlushedRow {
-                device,
-                window: &open.window,
-                has_counters: self.plans[device.index()].has_counters,
-            })
-            .collect();
-        rows.sort_unstable_by_key(|row| (row.window.start, row.device));
+        let row = |(device, window): (DeviceId, _)| {
+            let has_counters = self.plans[device.index()].has_counters;
+            FlushedRow { device, window, has_counters }
+        };
+        let rows = self.windows.changed().map(row).collect();
         FlushParts {
             rows,
             devices: &self.new_devices,
@@ -519,20 +497,10 @@ impl Roller {
         self.new_metrics.clear();
         self.dead_letters.clear();
         self.unplaced_letters = 0;
-        let crowded = self.open_bytes >= self.options.open_windows_bytes_max / 2;
-        let mut newest = self.newest_row;
-        let mut bytes = 0;
-        self.windows.retain(|&(start, _), open| {
-            if open.changed {
-                newest = newest.max(Some(start));
-                open.changed = false;
-            }
-            let end = start.plus_millis(BASE_WINDOW_MS);
-            let keep = !crowded && end > final_until.unwrap_or(now);
-            bytes += if keep { open.window.memory_bytes() } else { 0 };
-            keep
-        });
-        (self.newest_row, self.open_bytes) = (newest, bytes);
+        let crowded = self.windows.bytes() >= self.options.open_windows_bytes_max / 2;
+        let open_from = final_until.unwrap_or(now);
+        let newest = self.windows.stored(|start| !crowded && start.plus_millis(BASE_WINDOW_MS) > open_from);
+        self.newest_row = self.newest_row.max(newest);
         self.position
     }
 }

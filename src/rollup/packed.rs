@@ -18,11 +18,17 @@
 
 use std::sync::Arc;
 
-use super::window::check_of;
+use super::window::{Series, check_of};
 use super::{Aggregate, DeviceWindow, Point, Sum};
 use crate::model::{MetricId, WindowStart};
 
 const VERSION: u8 = 1;
+/// What stands before the event times, at the longest.
+const HEADER_BYTES_MAX: usize = 32;
+/// Aggregates of one metric, at the longest.
+const SERIES_BYTES_MAX: usize = 4 * 8 + 2 * (2 + 8);
+/// One metric without its bitmap and checks, at the longest.
+const METRIC_BYTES_MAX: usize = 5 + 3 + SERIES_BYTES_MAX;
 
 /// A blob that is no packed row.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -62,38 +68,48 @@ pub struct BaseMetric {
 impl DeviceWindow {
     /// Appends the packed form to `out`.
     pub fn pack(&self, out: &mut Vec<u8>) {
-        let times = self.seen().times();
+        let times = self.seen().len();
+        out.reserve(
+            HEADER_BYTES_MAX + times * 2 + self.present().count() * (METRIC_BYTES_MAX + times * 2 + times.div_ceil(8)),
+        );
         out.push(VERSION);
         put_varint(out, u64::from(self.interval_ms.unwrap_or(0)));
         put_varint(out, u64::from(self.late));
-        put_varint(out, times.len() as u64);
-        for time in times {
+        put_varint(out, times as u64);
+        for time in self.seen().times() {
             out.extend_from_slice(&time.to_le_bytes());
         }
         put_varint(out, self.present().count() as u64);
-        for (metric, aggregate, column) in self.present() {
-            self.pack_metric(out, metric, aggregate, column);
+        for (metric, series, column) in self.present() {
+            self.pack_metric(out, metric, series, column);
         }
     }
 
-    fn pack_metric(&self, out: &mut Vec<u8>, metric: MetricId, aggregate: &Aggregate, column: usize) {
-        let times = self.seen().times().len();
-        let (high, low) = aggregate.sum.parts();
-        let all = aggregate.count == times as u64;
+    fn pack_metric(&self, out: &mut Vec<u8>, metric: MetricId, series: &Series, column: usize) {
+        let times = self.seen().len();
+        let (high, low) = series.sum.parts();
+        let (all, has_low) = (usize::from(series.count) == times, low != 0.0);
         put_varint(out, u64::from(metric.0));
-        put_varint(out, aggregate.count << 2 | u64::from(all) << 1 | u64::from(low != 0.0));
-        if aggregate.count == 1 {
-            put_point(out, self.start, aggregate.first);
-        } else {
-            put_f64(out, high);
-            if low != 0.0 {
-                put_f64(out, low);
+        put_varint(out, u64::from(series.count) << 2 | u64::from(all) << 1 | u64::from(has_low));
+        // Put together apart and added at once: this runs for every series of a city.
+        let mut fixed = [0; SERIES_BYTES_MAX];
+        let mut rest = fixed.as_mut_slice();
+        if series.count > 1 {
+            rest = put(rest, high.to_le_bytes());
+            if has_low {
+                rest = put(rest, low.to_le_bytes());
             }
-            put_f64(out, aggregate.min);
-            put_f64(out, aggregate.max);
-            put_point(out, self.start, aggregate.first);
-            put_point(out, self.start, aggregate.last);
+            rest = put(rest, series.min.to_le_bytes());
+            rest = put(rest, series.max.to_le_bytes());
         }
+        rest = put(rest, series.first_at.to_le_bytes());
+        rest = put(rest, series.first.to_le_bytes());
+        if series.count > 1 {
+            rest = put(rest, series.last_at.to_le_bytes());
+            rest = put(rest, series.last.to_le_bytes());
+        }
+        let bytes = SERIES_BYTES_MAX - rest.len();
+        out.extend_from_slice(&fixed[..bytes]);
         if !all {
             let at = out.len();
             out.resize(at + times.div_ceil(8), 0);
@@ -103,7 +119,7 @@ impl DeviceWindow {
                 }
             }
         }
-        if aggregate.count > 2 {
+        if series.count > 2 {
             for check in self.seen().checks_of(column).filter(|&check| check != 0) {
                 out.extend_from_slice(&check.to_le_bytes());
             }
@@ -121,7 +137,7 @@ impl DeviceWindow {
         let header = visit(start, blob, &mut |metric, aggregate, heard| {
             checks.clear();
             heard.checks(&mut checks);
-            window.restore(metric, aggregate, &checks);
+            window.restore(metric, &aggregate, &checks);
         })?;
         (window.interval_ms, window.late) = (header.interval_ms, header.late);
         Ok(window)
@@ -297,14 +313,11 @@ fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     }
 }
 
-fn put_f64(out: &mut Vec<u8>, value: f64) {
-    out.extend_from_slice(&value.to_le_bytes());
-}
-
-fn put_point(out: &mut Vec<u8>, start: WindowStart, point: Point) {
-    let offset = u16::try_from(point.time.millis_since(start)).expect("invariant: a base window's offsets fit 16 bits");
-    out.extend_from_slice(&offset.to_le_bytes());
-    put_f64(out, point.value);
+/// Puts `bytes` at the start of `place` and gives what is left of it.
+fn put<const N: usize>(place: &mut [u8], bytes: [u8; N]) -> &mut [u8] {
+    let (start, rest) = place.split_at_mut(N);
+    start.copy_from_slice(&bytes);
+    rest
 }
 
 #[cfg(test)]
