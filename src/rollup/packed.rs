@@ -1,18 +1,28 @@
 //! The packed form of a base row: one device, one minute, all its metrics, in one blob.
 //!
-//! Version 1, little-endian; `varint` is LEB128 of a `u64`:
+//! Version 2, little-endian; `varint` is LEB128 of a `u64`:
 //!
 //! ```text
-//! u8      version = 1
+//! u8      version = 2
 //! varint  interval of the device's readings, ms; 0 where unknown
 //! varint  messages applied after the window was final
 //! varint  n, number of event times;      then n x u16 offsets from the window's start, ms, ascending
 //! varint  m, number of metrics;          then m times:
 //!   varint  metric id
 //!   varint  count << 2 | all << 1 | low  (all: every event time has this metric; low: the sum's low part is not 0)
+//!   !all:       bitmap over the event times, lowest bit first, ceil(n / 8) bytes
+//!   count = 1:  f64 value
+//!   count > 1:  u8 min | max << 2 (0: written, 1: the first value, 2: the last), f64 sum high, [f64 sum low],
+//!               [f64 min], [f64 max], f64 first, f64 last
+//!   count > 2:  (count - 2) x u16 checks of the values between first and last, in order of event time
+//! ```
+//!
+//! Version 1, which is read for ever and no longer written, has after the second varint:
+//!
+//! ```text
 //!   count = 1:  u16 offset, f64 value
 //!   count > 1:  f64 sum high, [f64 sum low], f64 min, f64 max, u16 offset + f64 value of first, the same of last
-//!   !all:       bitmap over the event times, lowest bit first, ceil(n / 8) bytes
+//!   !all:       bitmap as above
 //!   count > 2:  count x u16 checks of the values, in order of event time (fewer follow from first and last)
 //! ```
 
@@ -22,11 +32,13 @@ use super::window::{Series, check_of};
 use super::{Aggregate, DeviceWindow, Point, Sum};
 use crate::model::{MetricId, WindowStart};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The version before, which is read as well.
+const VERSION_1: u8 = 1;
 /// What stands before the event times, at the longest.
 const HEADER_BYTES_MAX: usize = 32;
 /// Aggregates of one metric, at the longest.
-const SERIES_BYTES_MAX: usize = 4 * 8 + 2 * (2 + 8);
+const SERIES_BYTES_MAX: usize = 1 + 6 * 8;
 /// One metric without its bitmap and checks, at the longest.
 const METRIC_BYTES_MAX: usize = 5 + 3 + SERIES_BYTES_MAX;
 
@@ -91,25 +103,6 @@ impl DeviceWindow {
         let (all, has_low) = (usize::from(series.count) == times, low != 0.0);
         put_varint(out, u64::from(metric.0));
         put_varint(out, u64::from(series.count) << 2 | u64::from(all) << 1 | u64::from(has_low));
-        // Put together apart and added at once: this runs for every series of a city.
-        let mut fixed = [0; SERIES_BYTES_MAX];
-        let mut rest = fixed.as_mut_slice();
-        if series.count > 1 {
-            rest = put(rest, high.to_le_bytes());
-            if has_low {
-                rest = put(rest, low.to_le_bytes());
-            }
-            rest = put(rest, series.min.to_le_bytes());
-            rest = put(rest, series.max.to_le_bytes());
-        }
-        rest = put(rest, series.first_at.to_le_bytes());
-        rest = put(rest, series.first.to_le_bytes());
-        if series.count > 1 {
-            rest = put(rest, series.last_at.to_le_bytes());
-            rest = put(rest, series.last.to_le_bytes());
-        }
-        let bytes = SERIES_BYTES_MAX - rest.len();
-        out.extend_from_slice(&fixed[..bytes]);
         if !all {
             let at = out.len();
             out.resize(at + times.div_ceil(8), 0);
@@ -119,10 +112,32 @@ impl DeviceWindow {
                 }
             }
         }
-        if series.count > 2 {
-            for check in self.seen().checks_of(column).filter(|&check| check != 0) {
-                out.extend_from_slice(&check.to_le_bytes());
+        // Put together apart and added at once: this runs for every series of a city.
+        let mut fixed = [0; SERIES_BYTES_MAX];
+        let mut rest = fixed.as_mut_slice();
+        if series.count > 1 {
+            let (min, max) = (End::of(series.min, series), End::of(series.max, series));
+            rest = put(rest, [min.code() | max.code() << 2]);
+            rest = put(rest, high.to_le_bytes());
+            if has_low {
+                rest = put(rest, low.to_le_bytes());
             }
+            for (end, value) in [(min, series.min), (max, series.max)] {
+                if end == End::Neither {
+                    rest = put(rest, value.to_le_bytes());
+                }
+            }
+        }
+        rest = put(rest, series.first.to_le_bytes());
+        if series.count > 1 {
+            rest = put(rest, series.last.to_le_bytes());
+        }
+        let bytes = SERIES_BYTES_MAX - rest.len();
+        out.extend_from_slice(&fixed[..bytes]);
+        let between = usize::from(series.count).saturating_sub(2);
+        let checks = self.seen().checks_of(column).filter(|&check| check != 0);
+        for check in checks.skip(1).take(between) {
+            out.extend_from_slice(&check.to_le_bytes());
         }
     }
 
@@ -158,30 +173,75 @@ impl BaseRow {
     }
 }
 
+/// Which end of a series a value of it equals, so that it need not be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Neither,
+    First,
+    Last,
+}
+
+impl End {
+    fn of(value: f64, series: &Series) -> Self {
+        if value == series.first {
+            Self::First
+        } else if value == series.last {
+            Self::Last
+        } else {
+            Self::Neither
+        }
+    }
+
+    const fn code(self) -> u8 {
+        match self {
+            Self::Neither => 0,
+            Self::First => 1,
+            Self::Last => 2,
+        }
+    }
+
+    const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            0 => Some(Self::Neither),
+            1 => Some(Self::First),
+            2 => Some(Self::Last),
+            _ => None,
+        }
+    }
+}
+
 struct Header {
     interval_ms: Option<u32>,
     late: u32,
 }
 
-/// Which event times a metric has, not yet unpacked.
+/// The event times that a metric has.
+#[derive(Clone, Copy)]
+struct Times<'a> {
+    offsets: &'a [u8],
+    /// `None` where the metric has them all.
+    bitmap: Option<&'a [u8]>,
+}
+
+impl<'a> Times<'a> {
+    fn iter(self) -> impl DoubleEndedIterator<Item = u16> + 'a {
+        let rows = self.offsets.chunks_exact(2).enumerate();
+        rows.filter(move |(row, _)| self.bitmap.is_none_or(|bitmap| bitmap[row / 8] >> (row % 8) & 1 == 1))
+            .map(|(_, bytes)| u16::from_le_bytes([bytes[0], bytes[1]]))
+    }
+}
+
+/// What was heard of a metric, not yet unpacked.
 struct Heard<'a> {
     start: WindowStart,
     interval_ms: Option<u32>,
-    times: &'a [u8],
-    bitmap: Option<&'a [u8]>,
+    times: Times<'a>,
+    /// Checks of all its values, or of those between the first and the last.
     checks: &'a [u8],
     aggregate: &'a Aggregate,
 }
 
 impl Heard<'_> {
-    fn offsets(&self) -> impl Iterator<Item = u16> {
-        self.times
-            .chunks_exact(2)
-            .enumerate()
-            .filter(|(row, _)| self.bitmap.is_none_or(|bitmap| bitmap[row / 8] >> (row % 8) & 1 == 1))
-            .map(|(_, bytes)| u16::from_le_bytes([bytes[0], bytes[1]]))
-    }
-
     fn slots(&self) -> u32 {
         let slot_of = |offset: u16| match self.interval_ms {
             Some(interval) => self.start.plus_millis(i64::from(offset)).as_millis().div_euclid(i64::from(interval)),
@@ -189,7 +249,7 @@ impl Heard<'_> {
         };
         let mut previous = None;
         let mut slots = 0;
-        for slot in self.offsets().map(slot_of) {
+        for slot in self.times.iter().map(slot_of) {
             slots += u32::from(previous != Some(slot));
             previous = Some(slot);
         }
@@ -197,12 +257,12 @@ impl Heard<'_> {
     }
 
     fn checks(&self, out: &mut Vec<(u16, u16)>) {
-        if self.aggregate.count > 2 {
-            let checks = self.checks.chunks_exact(2).map(|bytes| u16::from_le_bytes([bytes[0], bytes[1]]));
-            out.extend(self.offsets().zip(checks));
+        let checks = self.checks.chunks_exact(2).map(|bytes| u16::from_le_bytes([bytes[0], bytes[1]]));
+        if checks.len() as u64 == self.aggregate.count {
+            out.extend(self.times.iter().zip(checks));
         } else {
-            let ends = [self.aggregate.first, self.aggregate.last];
-            out.extend(self.offsets().zip(ends.map(|point| check_of(point.value))));
+            let [first, last] = [self.aggregate.first, self.aggregate.last].map(|point| check_of(point.value));
+            out.extend(self.times.iter().zip(std::iter::once(first).chain(checks).chain([last])));
         }
     }
 }
@@ -213,25 +273,36 @@ fn visit(
     each: &mut dyn FnMut(MetricId, Aggregate, Heard<'_>),
 ) -> Result<Header, PackedError> {
     let mut reader = Reader { blob, at: 0 };
-    match reader.bytes(1)?[0] {
-        VERSION => {}
-        version => return Err(PackedError::Version(version)),
+    let version = reader.bytes(1)?[0];
+    if ![VERSION_1, VERSION].contains(&version) {
+        return Err(PackedError::Version(version));
     }
     let interval_ms = Some(reader.narrow()?).filter(|&interval| interval != 0);
     let late = reader.narrow()?;
     let times_len = reader.length(2)?;
-    let times = reader.bytes(times_len * 2)?;
+    let offsets = reader.bytes(times_len * 2)?;
     let metrics_len = reader.length(1)?;
     for _ in 0..metrics_len {
         let metric = MetricId(reader.narrow()?);
-        let (aggregate, all) = reader.aggregate(start, times_len)?;
-        let bitmap = if all { None } else { Some(reader.bytes(times_len.div_ceil(8))?) };
-        let count = usize::try_from(aggregate.count).map_err(|_| reader.corrupt())?;
-        let checks = if count > 2 { reader.bytes(count * 2)? } else { &[] };
-        each(metric, aggregate, Heard { start, interval_ms, times, bitmap, checks, aggregate: &aggregate });
+        let tag = reader.tag(times_len)?;
+        let (aggregate, times, checks) = if version == VERSION_1 {
+            reader.series_1(start, &tag, offsets)?
+        } else {
+            reader.series(start, &tag, offsets)?
+        };
+        each(metric, aggregate, Heard { start, interval_ms, times, checks, aggregate: &aggregate });
     }
     if reader.at == blob.len() { Ok(Header { interval_ms, late }) } else { Err(reader.corrupt()) }
 }
+
+/// What stands before a metric's values.
+struct Tag {
+    count: usize,
+    all: bool,
+    low: bool,
+}
+
+type Read<'a> = (Aggregate, Times<'a>, &'a [u8]);
 
 struct Reader<'a> {
     blob: &'a [u8],
@@ -284,20 +355,71 @@ impl<'a> Reader<'a> {
         Ok(Point { time: start.plus_millis(i64::from(offset)), value: self.f64()? })
     }
 
-    fn aggregate(&mut self, start: WindowStart, times_len: usize) -> Result<(Aggregate, bool), PackedError> {
+    fn tag(&mut self, times_len: usize) -> Result<Tag, PackedError> {
         let tag = self.varint()?;
-        let (count, all, low) = (tag >> 2, tag & 2 != 0, tag & 1 != 0);
-        if count == 0 || count > times_len as u64 || (all && count != times_len as u64) {
-            return Err(self.corrupt());
-        }
-        if count == 1 {
-            return Ok((Aggregate::of(self.point(start)?), all));
-        }
+        let count = usize::try_from(tag >> 2).map_err(|_| self.corrupt())?;
+        let (all, low) = (tag & 2 != 0, tag & 1 != 0);
+        let is_sound = count > 0 && count <= times_len && (!all || count == times_len);
+        if is_sound { Ok(Tag { count, all, low }) } else { Err(self.corrupt()) }
+    }
+
+    fn times(&mut self, tag: &Tag, offsets: &'a [u8]) -> Result<Times<'a>, PackedError> {
+        let bitmap = if tag.all { None } else { Some(self.bytes((offsets.len() / 2).div_ceil(8))?) };
+        Ok(Times { offsets, bitmap })
+    }
+
+    fn sum(&mut self, tag: &Tag) -> Result<Sum, PackedError> {
         let high = self.f64()?;
-        let low = if low { self.f64()? } else { 0.0 };
-        let (min, max) = (self.f64()?, self.f64()?);
-        let (first, last) = (self.point(start)?, self.point(start)?);
-        Ok((Aggregate { count, sum: Sum::from_parts(high, low), min, max, first, last }, all))
+        let low = if tag.low { self.f64()? } else { 0.0 };
+        Ok(Sum::from_parts(high, low))
+    }
+
+    fn series(&mut self, start: WindowStart, tag: &Tag, offsets: &'a [u8]) -> Result<Read<'a>, PackedError> {
+        let times = self.times(tag, offsets)?;
+        let (first_at, last_at) = match (times.iter().next(), times.iter().next_back()) {
+            (Some(first), Some(last)) if tag.all || times.iter().count() == tag.count => (first, last),
+            _ => return Err(self.corrupt()),
+        };
+        let point = |offset: u16, value| Point { time: start.plus_millis(i64::from(offset)), value };
+        if tag.count == 1 {
+            return Ok((Aggregate::of(point(first_at, self.f64()?)), times, &[]));
+        }
+        let ends = self.bytes(1)?[0];
+        let (Some(min_end), Some(max_end)) = (End::from_code(ends & 3), End::from_code(ends >> 2)) else {
+            return Err(self.corrupt());
+        };
+        let sum = self.sum(tag)?;
+        let min = if min_end == End::Neither { self.f64()? } else { 0.0 };
+        let max = if max_end == End::Neither { self.f64()? } else { 0.0 };
+        let (first, last) = (self.f64()?, self.f64()?);
+        let resolve = |end, written| match end {
+            End::Neither => written,
+            End::First => first,
+            End::Last => last,
+        };
+        let aggregate = Aggregate {
+            count: tag.count as u64,
+            sum,
+            min: resolve(min_end, min),
+            max: resolve(max_end, max),
+            first: point(first_at, first),
+            last: point(last_at, last),
+        };
+        Ok((aggregate, times, self.bytes((tag.count - 2) * 2)?))
+    }
+
+    fn series_1(&mut self, start: WindowStart, tag: &Tag, offsets: &'a [u8]) -> Result<Read<'a>, PackedError> {
+        let aggregate = if tag.count == 1 {
+            Aggregate::of(self.point(start)?)
+        } else {
+            let sum = self.sum(tag)?;
+            let (min, max) = (self.f64()?, self.f64()?);
+            let (first, last) = (self.point(start)?, self.point(start)?);
+            Aggregate { count: tag.count as u64, sum, min, max, first, last }
+        };
+        let times = self.times(tag, offsets)?;
+        let checks = if tag.count > 2 { self.bytes(tag.count * 2)? } else { &[] };
+        Ok((aggregate, times, checks))
     }
 }
 
@@ -367,6 +489,16 @@ mod tests {
     #[test]
     fn the_frozen_row_of_version_1_is_read_for_ever() {
         let frozen = include_bytes!("../../tests/fixtures/rollup-v1.bin");
+        let metrics = Arc::new(vec![MetricId(0), MetricId(300)]);
+        assert_eq!(DeviceWindow::unpack(start(), metrics, frozen), Ok(sample()));
+        let mut blob = Vec::new();
+        sample().pack(&mut blob);
+        assert_eq!(BaseRow::unpack(start(), frozen), BaseRow::unpack(start(), &blob));
+    }
+
+    #[test]
+    fn the_frozen_row_of_version_2_is_written_and_read_for_ever() {
+        let frozen = include_bytes!("../../tests/fixtures/rollup-v2.bin");
         let mut blob = Vec::new();
         sample().pack(&mut blob);
         assert_eq!(blob, frozen);
@@ -387,7 +519,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn hostile_bytes_never_panic(mut blob in proptest::collection::vec(0u8..=255, 1..200)) {
-            blob[0] = VERSION;
+            blob[0] = VERSION_1 + blob[0] % 2;
             let _ = BaseRow::unpack(start(), &blob);
             let _ = DeviceWindow::unpack(start(), Arc::default(), &blob);
         }
