@@ -38,9 +38,9 @@ use crate::problem::with_causes;
 use crate::store::{Flush, Writer};
 
 pub use registry::adopt;
-pub use roller::Roller;
 #[cfg(feature = "bench")]
 pub use roller::bench;
+pub use roller::{AHEAD, Roller};
 
 /// Bytes of records that are read from the journal at a time.
 const READ_BYTES: usize = 256 * 1024;
@@ -259,7 +259,10 @@ impl Driver {
         }
         let mut taken = 0;
         let mut failure = None;
-        for entry in entries.iter() {
+        for (index, entry) in entries.iter().enumerate() {
+            if index % AHEAD == 0 {
+                self.roller.look_ahead(&entries[index..]);
+            }
             if self.roller.open_bytes() >= self.pipeline.options.open_windows_bytes_max {
                 break;
             }

@@ -67,6 +67,12 @@ impl OpenWindows {
         Ok(Place { open, bytes: &mut self.bytes, bytes_before })
     }
 
+    /// Looks at what a reading of each of `devices` will probably touch; what it gives means nothing.
+    pub(super) fn look(&self, devices: impl Iterator<Item = DeviceId>) -> usize {
+        let newest = devices.filter_map(|device| self.by_device.get(device.index())?.last());
+        newest.map(|open| open.window.look()).sum()
+    }
+
     /// Bytes that they take, near enough for a bound.
     pub(super) fn bytes(&self) -> usize {
         self.bytes

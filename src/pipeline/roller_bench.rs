@@ -1,6 +1,6 @@
 //! Stages of the roller for benchmarks.
 
-use super::Roller;
+use super::{AHEAD, Roller};
 use crate::decode::native::NativeMessage;
 use crate::journal::Entry;
 use crate::ledger::Rejection;
@@ -22,7 +22,11 @@ pub fn look_up(roller: &mut Roller, frame: &Frame, message: &NativeMessage<'_>) 
 /// # Errors
 /// Where the store cannot be read.
 pub fn apply(roller: &mut Roller, entries: &[Entry], writer: &Writer) -> Result<(), Error> {
-    entries.iter().try_for_each(|entry| roller.apply(entry, writer))
+    for chunk in entries.chunks(AHEAD) {
+        roller.look_ahead(chunk);
+        chunk.iter().try_for_each(|entry| roller.apply(entry, writer))?;
+    }
+    Ok(())
 }
 
 /// Packs every row that the next flush would write. Returns rows and bytes.

@@ -142,6 +142,13 @@ impl DeviceWindow {
         }
     }
 
+    /// Looks at what the next reading will touch; what it gives means nothing.
+    #[must_use]
+    pub fn look(&self) -> usize {
+        let counts: usize = self.series.iter().map(|series| usize::from(series.count)).sum();
+        counts + self.seen.cells.last().map_or(0, |&check| usize::from(check))
+    }
+
     /// Bytes of memory the window takes, near enough for a bound.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
