@@ -22,6 +22,8 @@ pub(crate) fn run(folder: &Path) {
     }
     let (mut roller, mut writer) = bench::roller_and_writer(&city, folder).expect("a store");
     let entries: Vec<Entry> = frames.iter().cloned().map(Entry::Frame).collect();
+    // Names come with the first flush only.
+    bench::roller::flush(&mut roller, &mut writer, Timestamp::from_millis(START_MS)).expect("a store");
     let mut records = Vec::new();
     instructions_mqtt(&bytes);
     instructions_frame(&frames, &mut records);
@@ -30,6 +32,9 @@ pub(crate) fn run(folder: &Path) {
     instructions_roller(&mut roller, &entries, &writer);
     instructions_pack(&roller);
     instructions_flush(&mut roller, &mut writer);
+    let more: Vec<Entry> = city.frames(START_MS + SECONDS * 1_000).into_iter().map(Entry::Frame).collect();
+    bench::roller::apply(&mut roller, &more, &writer).expect("a store");
+    instructions_rewrite(&mut roller, &mut writer);
     println!("messages {}", frames.len());
 }
 
@@ -66,5 +71,12 @@ fn instructions_pack(roller: &Roller) {
 #[inline(never)]
 fn instructions_flush(roller: &mut Roller, writer: &mut Writer) {
     let now = Timestamp::from_millis(START_MS + SECONDS * 1_000);
+    std::hint::black_box(bench::roller::flush(roller, writer, now).expect("a store"));
+}
+
+/// The same rows once more, each with another message.
+#[inline(never)]
+fn instructions_rewrite(roller: &mut Roller, writer: &mut Writer) {
+    let now = Timestamp::from_millis(START_MS + SECONDS * 2_000);
     std::hint::black_box(bench::roller::flush(roller, writer, now).expect("a store"));
 }

@@ -179,7 +179,9 @@ fn filled(request: &Request, folder: &Path, seconds: usize) -> impl Fn() -> Fill
     let folder = folder.to_owned();
     move || {
         let folder = tempfile::tempdir_in(&folder).expect("a folder");
-        let (mut roller, writer) = bench::roller_and_writer(&city, folder.path()).expect("a store");
+        let (mut roller, mut writer) = bench::roller_and_writer(&city, folder.path()).expect("a store");
+        // Names come with the first flush only.
+        bench::roller::flush(&mut roller, &mut writer, Timestamp::from_millis(START_MS)).expect("a store");
         bench::roller::apply(&mut roller, &entries, &writer).expect("a store");
         Filled { roller, writer, folder }
     }
