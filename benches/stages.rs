@@ -46,7 +46,10 @@ impl Request {
                 "interval" => request.interval_s = number,
                 "seconds" => request.seconds = number,
                 "samples" => request.samples = number,
-                _ => panic!("{key}: none of sites, interval, seconds, samples"),
+                _ => {
+                    println!("{key}: none of sites, interval, seconds, samples");
+                    std::process::exit(2);
+                }
             }
         }
         request

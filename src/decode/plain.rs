@@ -16,6 +16,17 @@ const POWERS: [f64; DIGITS_MAX + 1] =
 /// Readings that a message is expected to have at the most.
 const READINGS_EXPECTED: usize = 16;
 
+/// Bytes that stand for themselves in a name and are ASCII.
+const IS_PLAIN: [bool; 256] = {
+    let mut plain = [false; 256];
+    let mut byte = b' ';
+    while byte <= b'~' {
+        plain[byte as usize] = byte != b'"' && byte != b'\\';
+        byte += 1;
+    }
+    plain
+};
+
 /// Reads a message; `None` where it is not in the usual form.
 pub(super) fn read(payload: &[u8]) -> Option<NativeMessage<'_>> {
     let mut cursor = Cursor { text: std::str::from_utf8(payload).ok()?, at: 0 };
@@ -70,7 +81,7 @@ impl<'a> Cursor<'a> {
         self.expect(b'"')?;
         let start = self.at;
         let rest = &self.text.as_bytes()[start..];
-        let length = rest.iter().position(|&byte| byte == b'"' || byte == b'\\' || !(b' '..=b'~').contains(&byte))?;
+        let length = rest.iter().position(|&byte| !IS_PLAIN[usize::from(byte)])?;
         if rest[length] != b'"' {
             return None;
         }
