@@ -201,8 +201,9 @@ impl Seen {
     /// Where the row of `offset` begins, which is made where there is none.
     fn find_or_make(&mut self, offset: u16) -> usize {
         let stride = self.width + 1;
-        if self.cells.is_empty() {
-            self.cells.reserve_exact(TIMES_AT_FIRST * stride);
+        if self.cells.capacity() - self.cells.len() < stride {
+            // By half, since a city's windows mostly are of one length: doubling would leave much of it empty.
+            self.cells.reserve_exact((self.len() / 2).max(TIMES_AT_FIRST) * stride);
         }
         let (mut low, mut high) = (0, self.len());
         // Mostly it is later than all the others.
