@@ -27,7 +27,7 @@ use crate::journal::{Folder, Journal};
 use crate::ledger::Ledger;
 use crate::model::millis;
 use crate::pipeline::{self, LedgerBoard, Pipeline};
-use crate::store::{self, StorePath, Writer, WriterOptions};
+use crate::store::{self, StoreBound, StorePath, Writer, WriterOptions};
 use crate::{api, sink, source};
 
 /// How long a stop may take in all; what is not done by then is done at the next start.
@@ -125,7 +125,7 @@ impl Daemon {
         let lock = lock(&config.data_dir)?;
         let health = Arc::new(Health::default());
         let store = StorePath::in_folder(&config.data_dir);
-        let writer = Writer::open(&store, writer_options(&config))?;
+        let writer = Writer::open(&store, writer_options(&config))?.bounded(store_bound(&config))?;
         let inventory = pipeline::adopt(&config.inventory, &writer.devices()?, &writer.metrics()?);
         let polled = Arc::new(inventory.clone());
         let inventory: SharedInventory = Arc::new(RwLock::new(Arc::new(inventory)));
@@ -146,6 +146,7 @@ impl Daemon {
             options: config.pipeline,
             clock,
             part: health.part(PartKind::Pipeline, "pipeline", clock.now()),
+            store_part: health.part(PartKind::Store, "store", clock.now()),
             ready: ready.clone(),
             stop: stop.clone(),
         };
@@ -311,6 +312,12 @@ fn writer_options(config: &Config) -> WriterOptions {
         rollup_sinks: config.influx.iter().map(|sink| sink.name.clone()).collect(),
         zone: config.zone.clone(),
     }
+}
+
+fn store_bound(config: &Config) -> StoreBound {
+    let brain = config.city_brain.iter().map(|sink| sink.name.clone());
+    let indicator_sinks = config.influx.iter().map(|sink| sink.name.clone()).chain(brain).collect();
+    StoreBound { bytes_max: config.store_bytes_max, indicator_sinks }
 }
 
 fn open_journal(config: &Config, writer: &Writer, health: &Health, clock: Clock) -> Result<Arc<Journal>, Error> {

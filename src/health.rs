@@ -36,6 +36,8 @@ pub enum PartKind {
     Journal,
     /// Decode and roll-up, up to the store.
     Pipeline,
+    /// The embedded store.
+    Store,
     /// The worker that computes indicators.
     Indicator,
     /// An InfluxDB v2 sink.
@@ -53,6 +55,7 @@ impl PartKind {
             Self::Modbus => "modbus",
             Self::Journal => "journal",
             Self::Pipeline => "pipeline",
+            Self::Store => "store",
             Self::Indicator => "indicator",
             Self::Influx => "influx",
             Self::CityBrain => "city_brain",

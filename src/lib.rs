@@ -15,7 +15,11 @@ pub mod config;
 pub mod decode;
 #[cfg(feature = "demo")]
 pub mod demo;
+pub mod disk;
 pub mod document;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod health;
 pub mod indicator;
 pub mod inventory;
@@ -31,5 +35,6 @@ pub mod simulate;
 pub mod sink;
 pub mod source;
 pub mod store;
+pub mod visible;
 #[cfg(test)]
 mod world;

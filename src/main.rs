@@ -3,8 +3,11 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+#[cfg(feature = "demo")]
+use sitepulse::cli::simulate;
 use sitepulse::cli::{Cli, Command, EXIT_CONFIG, check, journal, run};
 use sitepulse::config;
+use sitepulse::visible::Visible;
 
 #[expect(clippy::print_stdout, clippy::print_stderr, reason = "the command line is what prints")]
 fn main() -> ExitCode {
@@ -24,6 +27,8 @@ fn main() -> ExitCode {
         Command::Journal(command) => journal::run(&command),
         #[cfg(feature = "demo")]
         Command::Demo(args) => ended(&run::demo(args)),
+        #[cfg(feature = "demo")]
+        Command::Simulate(args) => ended(&simulate::run(*args)),
     }
 }
 
@@ -32,7 +37,7 @@ fn ended(result: &anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("sitepulse cannot run: {error:#}");
+            eprintln!("sitepulse cannot run: {}", Visible(&format!("{error:#}")));
             ExitCode::FAILURE
         }
     }

@@ -47,15 +47,23 @@ pub(super) async fn show(State(server): State<Server>) -> Result<Response, ApiEr
     let feeds = server.readers.query(|reader, _| {
         let ends = [Feed::Rollup, Feed::Indicator].map(|feed| Ok((feed, reader.feed_end(feed)?)));
         let ends = ends.into_iter().collect::<Result<Vec<_>, crate::store::Error>>()?;
-        Ok((reader.final_until()?, ends, reader.sinks()?, reader.feed_expired()?))
+        Ok((reader.final_until()?, ends, reader.sinks()?, reader.discards()?))
     });
-    let (final_until, ends, sinks, feed_expired) = feeds.await?;
+    let (final_until, ends, sinks, discards) = feeds.await?;
     let mut registry = Registry::with_prefix("sitepulse");
     register_ledger(&mut registry, &(server.context.ledger)());
     let parts = server.context.health.snapshot();
     register_parts(&mut registry, &parts);
     register_backlogs(&mut registry, &parts, &sinks, &ends);
-    single(&mut registry, "feed_expired_entries", "Changes that expired before every sink had them", feed_expired);
+    for (name, count) in discards {
+        let (name, help) = match name {
+            "feed_expired" => {
+                ("feed_expired_entries".to_owned(), "Entries of the feeds that went before every sink had them")
+            }
+            name => (format!("store_{name}"), "What the store has let go of this kind since it was made"),
+        };
+        single(&mut registry, &name, help, count);
+    }
     if let Some(until) = final_until {
         let lag_ms = u64::try_from(server.context.clock.now().millis_since(until)).unwrap_or(0);
         single(&mut registry, "final_lag_milliseconds", "Time since the end of the newest final minute", lag_ms);
@@ -65,11 +73,16 @@ pub(super) async fn show(State(server): State<Server>) -> Result<Response, ApiEr
     Ok(([(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response())
 }
 
+/// A label's value as the text format wants it; the encoder writes values as they are.
+fn label(value: &str) -> String {
+    value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
+}
+
 /// How far each sink is behind, also one that has never reached its server: that has no place in the feed yet.
 fn register_backlogs(registry: &mut Registry, parts: &[PartSnapshot], sinks: &[SinkState], ends: &[(Feed, u64)]) {
     let behind = Values::<SinkLabels>::default();
     let set = |sink: &str, feed: Feed, entries: u64| {
-        let labels = SinkLabels { sink: sink.to_owned(), feed: feed.label() };
+        let labels = SinkLabels { sink: label(sink), feed: feed.label() };
         behind.get_or_create(&labels).set(integer(entries));
     };
     for &(feed, end) in ends.iter().filter(|(_, end)| *end > 0) {
@@ -82,7 +95,10 @@ fn register_backlogs(registry: &mut Registry, parts: &[PartSnapshot], sinks: &[S
             set(&part.name, feed, end);
         }
     }
-    for sink in sinks {
+    // The store remembers the places of sinks that are no longer configured, too.
+    let is_sink = |part: &PartSnapshot| matches!(part.kind, PartKind::Influx | PartKind::CityBrain);
+    let is_configured = |name: &str| parts.iter().any(|part| is_sink(part) && part.name == name);
+    for sink in sinks.iter().filter(|sink| is_configured(&sink.sink)) {
         let end = ends.iter().find(|(feed, _)| *feed == sink.feed).map_or(0, |(_, end)| *end);
         set(&sink.sink, sink.feed, end.saturating_sub(sink.position));
     }
@@ -108,7 +124,7 @@ fn register_ledger(registry: &mut Registry, ledger: &Ledger) {
     let mut families: BTreeMap<&'static str, Totals<LedgerLabels>> = BTreeMap::new();
     for (source, counts) in &ledger.sources {
         for (class, reason, count) in counts.entries() {
-            let labels = LedgerLabels { source: source.to_string(), reason: reason.to_owned() };
+            let labels = LedgerLabels { source: label(source), reason: reason.to_owned() };
             families.entry(class).or_default().get_or_create(&labels).inc_by(count);
         }
     }
@@ -122,7 +138,7 @@ fn register_parts(registry: &mut Registry, parts: &[PartSnapshot]) {
     let (changes, troubles) = (Totals::<PartLabels>::default(), Values::<PartLabels>::default());
     let mut counters: BTreeMap<String, Values<PartLabels>> = BTreeMap::new();
     for part in parts {
-        let labels = PartLabels { kind: part.kind.label(), name: part.name.clone() };
+        let labels = PartLabels { kind: part.kind.label(), name: label(&part.name) };
         let state = match part.state {
             PartState::Down => 0,
             PartState::Starting => 1,
@@ -142,5 +158,16 @@ fn register_parts(registry: &mut Registry, parts: &[PartSnapshot]) {
     registry.register("part_troubles", "Devices, addresses or topics of the part that keep failing", troubles);
     for (name, family) in counters {
         registry.register(name, "What the part of this kind counts", family);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::label;
+
+    #[test]
+    fn a_label_cannot_end_its_quotes_or_its_line() {
+        assert_eq!(label("a\"} 1\nb\\"), r#"a\"} 1\nb\\"#);
+        assert_eq!(label("127.0.0.1:502"), "127.0.0.1:502");
     }
 }

@@ -5,6 +5,8 @@
 
 mod chart;
 mod error;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod indicators;
 mod inventory;
 mod listen;

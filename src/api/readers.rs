@@ -27,6 +27,12 @@ impl Deadline {
         Instant::now() >= self.0
     }
 
+    /// A time that is up.
+    #[cfg(test)]
+    pub(super) fn over() -> Self {
+        Self(Instant::now())
+    }
+
     /// What to tell the client then.
     pub(super) fn error() -> ApiError {
         ApiError::busy("the query took too long; ask for fewer sites, a shorter span or a coarser window")

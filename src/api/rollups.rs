@@ -182,20 +182,18 @@ fn read(reader: &Reader, asked: &Asked, deadline: Deadline) -> Result<Vec<Rollup
     let mut late = false;
     reader.visit_series(&query, &mut |row| {
         if let Some(silent) = &mut silent {
-            silent.until(row.start, asked, &mut rows);
+            silent.until(row.start, asked, deadline, &mut rows);
             silent.heard(row.end);
         }
         rows.push(heard(&asked.inventory, &row));
         late = deadline.is_over();
         if late || rows.len() > asked.limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     })?;
-    if late {
-        return Err(QueryError::Client(Deadline::error()));
+    if let Some(silent) = silent.as_mut().filter(|_| !late) {
+        silent.until(asked.to.min(asked.now).min(silent.service_end), asked, deadline, &mut rows);
+        late = silent.is_late;
     }
-    if let Some(silent) = &mut silent {
-        silent.until(asked.to.min(asked.now).min(silent.service_end), asked, &mut rows);
-    }
-    Ok(rows)
+    if late { Err(QueryError::Client(Deadline::error())) } else { Ok(rows) }
 }
 
 fn heard(inventory: &Inventory, row: &SeriesRow) -> RollupJson {
@@ -238,6 +236,8 @@ struct Silent {
     metric: Arc<str>,
     definition: MetricDef,
     next: WindowStart,
+    /// Whether the walk was given up because its time was over.
+    is_late: bool,
     /// Nothing is due from here on.
     service_end: Timestamp,
     finality: Option<Finality>,
@@ -262,7 +262,7 @@ impl Silent {
         let (start, end) = asked.window.bounds(from, &asked.zone);
         let next = if start < from { end } else { start };
         let service_end = site.in_service_to.unwrap_or(asked.now);
-        Some(Self { device: id, metric: name, definition, next, service_end, finality })
+        Some(Self { device: id, metric: name, definition, next, is_late: false, service_end, finality })
     }
 
     fn heard(&mut self, end: Timestamp) {
@@ -270,8 +270,12 @@ impl Silent {
     }
 
     /// Adds the windows that start before `until`.
-    fn until(&mut self, until: Timestamp, asked: &Asked, rows: &mut Vec<RollupJson>) {
+    fn until(&mut self, until: Timestamp, asked: &Asked, deadline: Deadline, rows: &mut Vec<RollupJson>) {
         while self.next < until && rows.len() <= asked.limit {
+            self.is_late = deadline.is_over();
+            if self.is_late {
+                return;
+            }
             let (start, end) = asked.window.bounds(self.next, &asked.zone);
             self.next = end;
             rows.extend(self.row(start, end, asked));
@@ -309,5 +313,31 @@ impl Silent {
             revision: u64::from(is_final),
             is_final,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_walk_through_silent_windows_ends_when_its_time_is_over() {
+        let inventory = Arc::new(crate::api::tests::inventory());
+        let now = Timestamp::from_millis(1_795_507_200_000);
+        let asked = Asked {
+            devices: Devices::One(inventory.find_device("B_1", "meter").expect("a device")),
+            metric: inventory.metrics.find("pwr_w"),
+            inventory,
+            zone: TimeZone::UTC,
+            window: Window::Minute1,
+            from: now.plus_millis(-HOUR_MS),
+            to: now,
+            now,
+            limit: 100_000,
+        };
+        let mut silent = Silent::of(&asked, None).expect("a series that is due");
+        let mut rows = Vec::new();
+        silent.until(now, &asked, Deadline::over(), &mut rows);
+        assert!(silent.is_late && rows.is_empty(), "{} rows", rows.len());
     }
 }

@@ -23,7 +23,8 @@ use crate::ledger::{Ledger, Rejection};
 use crate::model::{DeviceId, JournalPosition, MetricId, MetricKind, Timestamp, Window};
 use crate::rollup::DeviceWindow;
 use crate::store::{
-    DeadLetter, Flush, FlushedRow, IndicatorRow, Reader, SideWriter, StorePath, StoredDevice, Writer, WriterOptions,
+    DeadLetter, Feed, Flush, FlushedRow, IndicatorRow, Reader, SideWriter, StorePath, StoredDevice, Writer,
+    WriterOptions,
 };
 
 /// 2026-11-24T08:00:00Z, a whole hour here and in Shanghai.
@@ -31,7 +32,7 @@ const T0: Timestamp = Timestamp::from_millis(1_795_507_200_000);
 /// A name that would break a page, a line of CSV and a log.
 const HOSTILE: &str = "<b>\"B\",1";
 
-fn inventory() -> Inventory {
+pub(super) fn inventory() -> Inventory {
     let mut inventory = Inventory::default();
     inventory.add_area(Area {
         code: Arc::from("350102"),
@@ -217,6 +218,7 @@ impl Running {
         let health = Arc::new(Health::default());
         health.part(PartKind::Mqtt, "east", T0).report(State::Up, "connected", T0);
         health.part(PartKind::Influx, "away", T0).report(State::Down, "connection refused", T0);
+        health.part(PartKind::Influx, "series", T0);
         let inventory: SharedInventory = Arc::new(RwLock::new(Arc::new(inventory())));
         let context = Context {
             store: store.clone(),
@@ -371,9 +373,22 @@ async fn state_ledger_sites_and_metrics_can_be_asked_for() {
         "sitepulse_ledger_balanced 1",
         // It has never had a row, so it has them all to come.
         r#"sitepulse_sink_feed_behind_entries{sink="away",feed="indicator"} 2"#,
+        "sitepulse_store_rows_shed 0",
     ] {
         assert!(metrics.lines().any(|have| have == line), "{line} is not in\n{metrics}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_that_is_no_longer_configured_has_no_gauge() {
+    let server = Running::start(None).await;
+    let mut side = SideWriter::open(&server.store).expect("a writer");
+    for sink in ["series", "removed"] {
+        side.set_position(sink, Feed::Rollup, 1).expect("a position");
+    }
+    let (_, metrics) = server.ask("/metrics").await;
+    let of = |sink: &str| metrics.lines().filter(|line| line.contains(&format!("sink=\"{sink}\""))).count();
+    assert!(of("series") > 0 && of("removed") == 0, "{metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

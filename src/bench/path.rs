@@ -106,6 +106,7 @@ impl DataPath {
             options: pipeline_options(),
             clock,
             part: part(PartKind::Pipeline, "pipeline"),
+            store_part: part(PartKind::Store, "store"),
             ready: Arc::default(),
             stop: Arc::default(),
         };

@@ -13,6 +13,7 @@ use crate::inventory::Connection;
 use crate::pipeline::Unregistered;
 use crate::problem::Problem;
 use crate::source::modbus::requests_per_poll;
+use crate::visible::Visible;
 
 /// What `check` prints, and its exit code.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -62,8 +63,7 @@ struct Summary(String);
 
 impl Summary {
     fn heading(&mut self, text: &str) {
-        self.0.push_str(text);
-        self.0.push('\n');
+        let _ = writeln!(self.0, "{}", Visible(text));
     }
 
     fn line(&mut self, text: &str) {

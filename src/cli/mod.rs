@@ -3,6 +3,8 @@
 pub mod check;
 pub mod journal;
 pub mod run;
+#[cfg(feature = "demo")]
+pub mod simulate;
 
 use std::path::PathBuf;
 
@@ -47,6 +49,9 @@ pub enum Command {
     /// Run the collector on a simulated city: brokers, stations, racks and a port, with faults
     #[cfg(feature = "demo")]
     Demo(crate::demo::Args),
+    /// Send a load of a city's size to a broker, as cheaply as can be, to measure with
+    #[cfg(feature = "demo")]
+    Simulate(Box<simulate::SimulateArgs>),
 }
 
 /// Which configuration to use.

@@ -18,6 +18,8 @@ use crate::problem::Problem;
 use crate::{journal, pipeline, sink, source};
 
 const DAY: Duration = Duration::from_hours(24);
+/// Bytes of the store unless told otherwise.
+const STORE_BYTES_MAX: u64 = 32 << 30;
 
 /// Checks every table. The configuration is one to use only where `problems` stays empty.
 pub(super) fn config(raw: Raw, around: &Surroundings<'_>, problems: &mut Vec<Problem>) -> Config {
@@ -34,8 +36,11 @@ pub(super) fn config(raw: Raw, around: &Surroundings<'_>, problems: &mut Vec<Pro
     let zone = section.ok("time_zone", time_zone(&zone));
     let unregistered =
         unregistered(&raw.unregistered.unwrap_or_default(), &mut Section::new(around, "unregistered", problems));
-    let rollup = raw.rollup.unwrap_or_default();
-    let pipeline = pipeline(rollup, unregistered, &mut Section::new(around, "rollup", problems));
+    let mut rollup = raw.rollup.unwrap_or_default();
+    let mut rollup_section = Section::new(around, "rollup", problems);
+    let store_bytes_max =
+        rollup_section.size("store_bytes_max", rollup.store_bytes_max.take(), STORE_BYTES_MAX, 1 << 20..=1 << 50);
+    let pipeline = pipeline(rollup, unregistered, &mut rollup_section);
     let journal_table = raw.journal.unwrap_or_default();
     let folder = data_dir.join("journal");
     let journal = journal(journal_table, folder, &mut Section::new(around, "journal", problems));
@@ -55,6 +60,7 @@ pub(super) fn config(raw: Raw, around: &Surroundings<'_>, problems: &mut Vec<Pro
         inventory: city.inventory,
         profiles: city.profiles,
         pipeline,
+        store_bytes_max,
         journal,
         mqtt: mqtt.into_iter().map(|(_, options)| options).collect(),
         modbus,

@@ -44,6 +44,8 @@ pub struct Config {
     pub profiles: BTreeMap<String, Arc<Profile>>,
     /// How readings are rolled up and flushed.
     pub pipeline: pipeline::Options,
+    /// Bytes of the store at which the oldest rows go.
+    pub store_bytes_max: u64,
     /// How the journal keeps its records.
     pub journal: journal::Options,
     /// Brokers that we read from.
@@ -106,9 +108,18 @@ pub fn load_with(path: &Path, environment: &Environment) -> Result<Config, Vec<P
         let message = format!("cannot read the file: {error}; give a configuration file or a folder with {FILE_NAME}");
         vec![Problem::new(shown.clone(), "", message)]
     })?;
+    load_text(&shown, &text, file.parent().unwrap_or(Path::new("")), environment)
+}
+
+/// Loads the configuration in `text`, the contents of the file `shown`; the paths in it are relative to `folder`.
+pub(crate) fn load_text(
+    shown: &str,
+    text: &str,
+    folder: &Path,
+    environment: &Environment,
+) -> Result<Config, Vec<Problem>> {
     let variables = environment.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    let mut document = Document::with_overrides(&shown, &text, variables).map_err(|problem| vec![problem])?;
-    let folder = file.parent().unwrap_or(Path::new(""));
+    let mut document = Document::with_overrides(shown, text, variables).map_err(|problem| vec![problem])?;
     let mut problems = Vec::new();
     let raw = document.read(&raw::tables(), &mut problems);
     let around = section::Surroundings { document: &document, folder, environment };

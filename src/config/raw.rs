@@ -47,6 +47,7 @@ pub(super) struct Rollup {
     pub(super) retention: Option<Text>,
     pub(super) future_limit: Option<Text>,
     pub(super) open_windows_bytes_max: Option<Text>,
+    pub(super) store_bytes_max: Option<Text>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -9,6 +9,7 @@ use super::formula::Formula;
 use super::table::{self, Table};
 use super::unit::Unit;
 use super::{Description, Level, Target, TargetSense};
+use crate::inventory::check_text;
 use crate::model::Window;
 use crate::problem::Problem;
 
@@ -227,8 +228,8 @@ pub fn read(file: &str, text: &str, problems: &mut Vec<Problem>) -> Vec<Definiti
 fn definition(file: &str, mut table: Table<'_>, problems: &mut Vec<Problem>) -> Option<Definition> {
     let origin = Origin { file: file.to_owned(), key: table.key().to_owned() };
     let id = table.required_text("id", problems).filter(|id| is_id(&table, id, problems));
-    let name = table.required_text("name", problems);
-    let name_zh = table.required_text("name_zh", problems);
+    let name = shown_text(&mut table, "name", problems);
+    let name_zh = shown_text(&mut table, "name_zh", problems);
     let unit = table.required_text("unit", problems);
     let source = table.required_text("source", problems);
     let site_kind = table.text("site_kind", problems);
@@ -288,11 +289,20 @@ fn tidy(factor: f64) -> f64 {
     if rounded != 0.0 && (factor / rounded - 1.0).abs() < 1e-9 { rounded } else { factor }
 }
 
+/// A text that goes to people, tables and logs as it is.
+fn shown_text(table: &mut Table<'_>, key: &'static str, problems: &mut Vec<Problem>) -> Option<String> {
+    let text = table.required_text(key, problems)?;
+    check_text(&text).map_err(|fault| problems.push(table.problem(key, fault))).ok().map(|()| text)
+}
+
 fn is_id(table: &Table<'_>, id: &str, problems: &mut Vec<Problem>) -> bool {
-    let good = id.len() <= 32 && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
+    let starts_well = id.starts_with(|first: char| first.is_ascii_alphanumeric());
+    let good = id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
+    let good = good && starts_well && id.len() <= 32;
     if !good {
-        let message =
-            format!("`{id}` is no identifier: up to 32 letters, digits, _ and - (it stands in topics and tags)");
+        let message = format!(
+            "`{id}` is no identifier: up to 32 letters, digits, _ and -, a letter or digit first (it stands in topics and tags)"
+        );
         problems.push(table.problem("id", message));
     }
     good

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::name::{check_lower_snake, check_name};
+use super::name::{check_lower_snake, check_name, check_text};
 use super::profile_file::{ProfileSet, interval_ms};
 use super::sheet::{self, Columns, Row};
 use super::{Area, Connection, Device, Inventory, Population, Profile, Site};
@@ -32,19 +32,48 @@ pub struct Files<'a> {
     pub devices: Option<&'a Path>,
 }
 
+/// A file of the inventory.
+#[derive(Clone, Debug)]
+pub struct File {
+    /// Its name, as problems tell it.
+    pub name: String,
+    /// Its bytes; `None` where it could not be read, which is a problem of its own.
+    pub bytes: Option<Vec<u8>>,
+}
+
+/// What the files of the inventory hold; what has no file is empty.
+#[derive(Clone, Debug, Default)]
+pub struct Contents {
+    /// The areas.
+    pub areas: Option<File>,
+    /// The sites.
+    pub sites: Option<File>,
+    /// The devices.
+    pub devices: Option<File>,
+}
+
 /// Reads the inventory; every fault of every row is added to `problems`.
 pub fn load(files: Files<'_>, profiles: &ProfileSet, problems: &mut Vec<Problem>) -> Inventory {
+    let mut read = |path: Option<&Path>| {
+        path.map(|path| File { name: path.display().to_string(), bytes: sheet::bytes(path, problems) })
+    };
+    let contents = Contents { areas: read(files.areas), sites: read(files.sites), devices: read(files.devices) };
+    load_contents(&contents, profiles, problems)
+}
+
+/// Reads the inventory from what its files hold; every fault of every row is added to `problems`.
+pub fn load_contents(contents: &Contents, profiles: &ProfileSet, problems: &mut Vec<Problem>) -> Inventory {
     let mut loader = Loader::new(profiles);
-    if let Some(path) = files.areas {
-        sheet::read(path, AREAS, problems, &mut |row| loader.area(row));
-        loader.check_tree(path, problems);
+    if let Some(file) = &contents.areas {
+        sheet::read(file, AREAS, problems, &mut |row| loader.area(row));
+        loader.check_tree(&file.name, problems);
     }
-    if let Some(path) = files.sites {
-        loader.has_areas = files.areas.is_some();
-        sheet::read(path, SITES, problems, &mut |row| loader.site(row));
+    if let Some(file) = &contents.sites {
+        loader.has_areas = contents.areas.is_some();
+        sheet::read(file, SITES, problems, &mut |row| loader.site(row));
     }
-    if let Some(path) = files.devices {
-        sheet::read(path, DEVICES, problems, &mut |row| loader.device(row));
+    if let Some(file) = &contents.devices {
+        sheet::read(file, DEVICES, problems, &mut |row| loader.device(row));
     }
     loader.inventory
 }
@@ -108,6 +137,8 @@ impl<'a> Loader<'a> {
         if name.is_empty() {
             row.add("name", "give the area's English name");
         }
+        row.ok("name", check_text(name));
+        row.ok("name_zh", check_text(row.text("name_zh")));
         let population = population(row);
         if row.problem_count() > before {
             return;
@@ -124,12 +155,11 @@ impl<'a> Loader<'a> {
     }
 
     /// Checks that the areas are one tree: one city, every other area below it.
-    fn check_tree(&self, path: &Path, problems: &mut Vec<Problem>) {
-        let file = path.display().to_string();
+    fn check_tree(&self, file: &str, problems: &mut Vec<Problem>) {
         let areas = self.inventory.areas();
         let mut add = |code: &str, message: String| {
             let line = self.area_lines.get(code).copied().unwrap_or(0);
-            problems.push(Problem::new(file.clone(), format!("line {line}, column \"parent\""), message));
+            problems.push(Problem::new(file, format!("line {line}, column \"parent\""), message));
         };
         let mut city: Option<&str> = None;
         for area in areas.values() {
@@ -187,8 +217,8 @@ impl<'a> Loader<'a> {
             row.add("in_service_to", format!("{to} is not after in_service_from, {from}"));
         }
         let name = row.given("name").unwrap_or(id);
-        if name.chars().any(char::is_control) {
-            row.add("name", "holds a line break or control character; is a double quote left open?");
+        if let Some(name) = row.given("name") {
+            row.ok("name", check_text(name));
         }
         if row.problem_count() > before {
             return;

@@ -16,8 +16,8 @@ use std::sync::{Arc, RwLock};
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-pub use load::{Files, KIND_RESERVED, load};
-pub use name::{check_lower_snake, check_name};
+pub use load::{Contents, File, Files, KIND_RESERVED, load, load_contents};
+pub use name::{check_lower_snake, check_name, check_text, check_unlisted};
 pub use profile::{
     Band, ByteOrder, DataType, MetricDef, Profile, Register, RegisterTable, TimePolicy, TimeRule, TimeUnit,
     UnknownMetrics,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use jiff::tz::TimeZone;
 use serde::Deserialize;
 
-use super::name::{check_lower_snake, check_name};
+use super::name::{check_lower_snake, check_name, check_text};
 use super::register_file::{RawRegister, register};
 use super::{Band, MetricDef, Profile, TimePolicy, TimeRule, TimeUnit, UnknownMetrics};
 use crate::document::{Document, Faults, Number, Table, Text, duration};
@@ -273,7 +273,7 @@ fn metric(raw: RawMetric, key: &str, found: &mut Faults<'_>) -> Option<MetricDef
 }
 
 fn check_unit(unit: &str) -> Result<(), String> {
-    if unit.trim() != unit || unit.is_empty() || unit.len() > 16 || unit.chars().any(char::is_control) {
+    if unit.trim() != unit || unit.is_empty() || unit.len() > 16 || check_text(unit).is_err() {
         return Err(
             "give the unit's symbol, 16 bytes at the most, such as \"kWh\"; \"1\" for a plain number".to_owned()
         );

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use csv::{ByteRecord, ReaderBuilder, StringRecord, Trim};
 
+use super::File;
 use crate::document::nearest;
 use crate::problem::Problem;
 
@@ -57,17 +58,17 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Reads the table in `path` and hands every row of the right width to `each`.
-pub(super) fn read(path: &Path, columns: Columns, problems: &mut Vec<Problem>, each: &mut dyn FnMut(&mut Row<'_>)) {
-    let file = path.display().to_string();
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) => {
-            problems.push(Problem::new(file, "", format!("cannot read the file: {error}")));
-            return;
-        }
-    };
-    read_bytes(&file, &bytes, columns, problems, each);
+/// What the file at `path` holds; a problem where it cannot be read.
+pub(super) fn bytes(path: &Path, problems: &mut Vec<Problem>) -> Option<Vec<u8>> {
+    let unreadable = |error| Problem::new(path.display().to_string(), "", format!("cannot read the file: {error}"));
+    std::fs::read(path).map_err(|error| problems.push(unreadable(error))).ok()
+}
+
+/// Reads the table in `file` and hands every row of the right width to `each`.
+pub(super) fn read(file: &File, columns: Columns, problems: &mut Vec<Problem>, each: &mut dyn FnMut(&mut Row<'_>)) {
+    if let Some(bytes) = &file.bytes {
+        read_bytes(&file.name, bytes, columns, problems, each);
+    }
 }
 
 fn read_bytes(

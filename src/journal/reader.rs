@@ -58,7 +58,11 @@ impl Reader {
         let mut budget = Budget { bytes: bytes_max.max(1), entries: 0 };
         while budget.bytes > 0 {
             match self.shared.stretch(self.position) {
-                Stretch::End => break,
+                Stretch::End => {
+                    // A file that is removed gives its space back only when nobody has it open.
+                    self.open.take_if(|open| !self.shared.has_segment(open.first));
+                    break;
+                }
                 Stretch::Missing { until } => {
                     error!(from = self.position, until, "records of the journal are missing");
                     self.lose(until, out, &mut budget);

@@ -15,6 +15,8 @@ use super::segment::Segment;
 use super::storage::Storage;
 use super::{Options, Receipt, Refused, RefusedCause, format};
 use crate::clock::Clock;
+use crate::disk::Space;
+use crate::document::size_text;
 use crate::health::{Counter, Part, State as PartState};
 use crate::model::{Frame, Timestamp};
 
@@ -89,6 +91,8 @@ struct State {
     behind_since: Option<Timestamp>,
     /// When the store last passed records.
     passed_at: Option<Timestamp>,
+    /// An append was refused because the disk's free room is what the store needs.
+    short: Option<Space>,
     /// Why the last commit failed.
     failure: Option<Failure>,
     /// Space may have come back: try again now.
@@ -161,6 +165,7 @@ impl Shared {
             full: false,
             behind_since: None,
             passed_at: None,
+            short: None,
             failure: None,
             retry: false,
             closed: false,
@@ -190,8 +195,9 @@ impl Shared {
 
     pub(super) fn append(&self, frames: Vec<Frame>, receipt: Receipt) -> Result<(), Refused> {
         let bytes: u64 = frames.iter().map(format::record_bytes).sum();
+        let space = self.storage.space();
         let mut state = self.state();
-        let cause = self.refusal(&mut state, bytes, frames.len());
+        let cause = self.refusal(&mut state, space, (bytes, frames.len()));
         if let Some(cause) = cause {
             drop(state);
             match cause {
@@ -209,11 +215,16 @@ impl Shared {
         Ok(())
     }
 
-    fn refusal(&self, state: &mut State, bytes: u64, frames: usize) -> Option<RefusedCause> {
+    fn refusal(&self, state: &mut State, space: Space, (bytes, frames): (u64, usize)) -> Option<RefusedCause> {
         if state.closed {
             return Some(RefusedCause::Closed);
         }
         if state.failure.as_ref().is_some_and(|failure| failure.disk_full) {
+            return Some(RefusedCause::Full);
+        }
+        self.look_at_disk(state, space, bytes);
+        if state.short.is_some() {
+            self.retire_passed(state);
             return Some(RefusedCause::Full);
         }
         let used = state.bytes_on_disk + state.queued_bytes;
@@ -231,9 +242,32 @@ impl Shared {
         (busy && !idle).then_some(RefusedCause::Busy)
     }
 
+    /// Notes whether the disk has room for `bytes` more besides what the store needs to pass what is here.
+    fn look_at_disk(&self, state: &mut State, space: Space, bytes: u64) {
+        let reserve = space.reserve_bytes();
+        // Some more than that has to be free again, or else every batch would change the state.
+        let again = if state.short.is_some() { reserve / 4 } else { 0 };
+        let is_short = space.free_bytes < (reserve + again).saturating_add(state.queued_bytes + bytes);
+        let was_short = state.short.is_some();
+        state.short = is_short.then_some(space);
+        if is_short != was_short {
+            self.report(state);
+            let Space { free_bytes, .. } = space;
+            if is_short {
+                warn!(free_bytes, reserve, folder = %self.options.folder.display(), "disk nearly full, refusing records");
+            } else {
+                info!(free_bytes, "disk has room again, journal takes records");
+            }
+        }
+    }
+
     /// Has the active segment closed when it fills the journal and the store has passed all of it.
     fn retire_passed(&self, state: &mut State) {
-        if state.full && state.active && state.passed >= state.end && state.queued_frames == 0 {
+        if (state.full || state.short.is_some())
+            && state.active
+            && state.passed >= state.end
+            && state.queued_frames == 0
+        {
             state.retire = true;
             self.work.notify_one();
         }
@@ -368,6 +402,11 @@ impl Shared {
         }
     }
 
+    /// Whether there is a segment that starts at `first`.
+    pub(super) fn has_segment(&self, first: u64) -> bool {
+        self.state().segments.iter().any(|segment| segment.first == first)
+    }
+
     /// Waits until something at or beyond `position` is durable, at most `timeout`.
     pub(super) fn await_record(&self, position: u64, timeout: Duration) {
         let wait = |state: &mut State| state.end <= position;
@@ -449,6 +488,17 @@ impl Shared {
         }
     }
 
+    /// What a person is to do about a disk that is nearly full.
+    fn short_detail(&self, space: Space) -> String {
+        format!(
+            "full: the disk of {} has {} free, and {} are left to the store; nothing is acknowledged until there is more \
+             room: remove what does not belong there, or lower journal.bytes_max or rollup.store_bytes_max",
+            self.options.folder.display(),
+            size_text(space.free_bytes >> 20 << 20),
+            size_text(space.reserve_bytes() >> 20 << 20),
+        )
+    }
+
     fn gauge(&self, state: &State) {
         self.counters.bytes_on_disk.set(state.bytes_on_disk);
         self.counters.segments.set(state.segments.len() as u64);
@@ -456,7 +506,13 @@ impl Shared {
 
     fn report(&self, state: &State) {
         let (condition, detail) = match &state.failure {
-            Some(failure) => (PartState::Down, failure.detail.clone()),
+            Some(Failure { detail, disk_full: false }) => (PartState::Down, detail.clone()),
+            Some(Failure { detail, disk_full: true }) => {
+                (PartState::Down, format!("{detail}; free some room on the disk of {}", self.options.folder.display()))
+            }
+            None if state.short.is_some() => {
+                (PartState::Degraded, state.short.map(|space| self.short_detail(space)).unwrap_or_default())
+            }
             None if state.full => {
                 let detail =
                     format!("full: at bytes_max ({} bytes); the store has to pass records", self.options.bytes_max);

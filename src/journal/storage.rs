@@ -9,6 +9,8 @@ use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use crate::disk::Space;
+
 /// A folder of files that are written once, from front to back.
 pub trait Storage: Send + Sync + Debug {
     /// Names of the files in the folder, in any order; not of folders in it.
@@ -58,6 +60,11 @@ pub trait Storage: Send + Sync + Debug {
     /// # Errors
     /// What the disk says.
     fn sync_folder(&self) -> io::Result<()>;
+
+    /// Room on the disk; boundless where it cannot be told.
+    fn space(&self) -> Space {
+        Space::BOUNDLESS
+    }
 }
 
 /// A file that grows at its end.
@@ -156,6 +163,10 @@ impl Storage for Folder {
 
     fn sync_folder(&self) -> io::Result<()> {
         File::open(&self.path)?.sync_all()
+    }
+
+    fn space(&self) -> Space {
+        Space::of(&self.path).unwrap_or(Space::BOUNDLESS)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! A gateway without a clock of its own starts in 1970 or at the time it last saved, and one whose clock is set wrongly
 //! may run years ahead. Such an arrival must neither make good event times invalid nor place readings: it is held
-//! against the newest row of the store.
+//! against what the rows of the store and our own clock have agreed on.
 
 use std::collections::VecDeque;
 use std::hash::BuildHasher;
@@ -17,21 +17,37 @@ use crate::model::{DeviceId, Timestamp, WindowStart, millis};
 
 /// 2025-01-01T00:00:00Z. A clock that shows an earlier time was not set: there was no Sitepulse then.
 const CLOCK_SET_FROM: Timestamp = Timestamp::from_millis(1_735_689_600_000);
-/// How far a clock may lie from the newest row and still be believed, ms: behind it, when it judges what is too far
-/// ahead; beyond it, when it judges what is too old.
+/// How far a clock may lie from what is known and still be believed, ms: behind it, when it judges what is too far
+/// ahead; beyond the newest row, when it judges what is too old.
 const BELIEVED_MS: i64 = 24 * 3_600_000;
 /// Messages that are remembered as set to their arrival; more than brokers send again after a lost connection.
 const REMEMBERED_MAX: usize = 65_536;
 
-/// What a message that came at `arrival` is held against, where the store's newest row is `newest_row`.
-pub(super) fn limits(arrival: Timestamp, newest_row: Option<WindowStart>, options: &Options) -> TimeLimits {
+/// What the store knows of the time: start of its newest row, and what is final by our own clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Known {
+    pub(super) newest_row: Option<WindowStart>,
+    pub(super) final_until: Option<Timestamp>,
+}
+
+impl Known {
+    /// The latest time that rows and our own clock agree on. Rows alone may be those of one device with a clock far ahead,
+    /// and our clock alone may have run ahead.
+    fn agreed(self) -> Option<Timestamp> {
+        let until = self.final_until.filter(|until| *until >= CLOCK_SET_FROM)?;
+        self.newest_row.map(|row| row.min(until))
+    }
+}
+
+/// What a message that came at `arrival` is held against.
+pub(super) fn limits(arrival: Timestamp, known: Known, options: &Options) -> TimeLimits {
     let is_set = arrival >= CLOCK_SET_FROM;
-    let is_behind = !is_set || newest_row.is_some_and(|row| arrival < row.plus_millis(-BELIEVED_MS));
-    let today = match newest_row {
-        Some(row) if is_behind => row,
-        Some(row) => arrival.min(row.plus_millis(BELIEVED_MS)),
-        None if is_behind => Timestamp::from_millis(i64::MIN),
-        None => arrival,
+    let is_behind = !is_set || known.agreed().is_some_and(|agreed| arrival < agreed.plus_millis(-BELIEVED_MS));
+    // What is too old is told with care: a reading that is taken for expired is lost.
+    let today = match known.newest_row {
+        Some(row) if is_set => arrival.min(row.plus_millis(BELIEVED_MS)),
+        None if is_set => arrival,
+        _ => known.agreed().unwrap_or(Timestamp::from_millis(i64::MIN)),
     };
     TimeLimits {
         arrival: is_set.then_some(arrival),
@@ -115,26 +131,31 @@ mod tests {
     }
 
     #[test]
-    fn a_clock_is_believed_within_a_day_of_the_newest_row_only() {
-        let believed = |arrival, row: Option<Timestamp>| {
-            let TimeLimits { arrival, oldest, newest } = limits(arrival, row, &options());
+    fn a_clock_is_held_against_what_rows_and_it_have_agreed_on() {
+        let believed = |arrival, newest_row: Option<Timestamp>, final_until: Option<Timestamp>| {
+            let TimeLimits { arrival, oldest, newest } = limits(arrival, Known { newest_row, final_until }, &options());
             // Retention is a day, the future limit five minutes.
             (arrival, oldest.plus_millis(DAY), newest.map(|newest| newest.plus_millis(-300_000)))
         };
-        let far = Timestamp::from_millis(5_000);
+        let unset = Timestamp::from_millis(5_000);
         let never = Timestamp::from_millis(i64::MIN + DAY);
-        for (arrival, row, expected) in [
-            (at(0), None, (Some(at(0)), at(0), Some(at(0)))),
-            (at(0), Some(at(-60_000)), (Some(at(0)), at(0), Some(at(0)))),
-            // The clock of a gateway was never set.
-            (far, None, (None, never, None)),
-            (far, Some(at(0)), (None, at(0), None)),
-            // It shows the time that it saved when it was switched off.
-            (at(0), Some(at(2 * DAY)), (Some(at(0)), at(2 * DAY), None)),
+        for (arrival, row, until, expected) in [
+            (at(0), None, None, (Some(at(0)), at(0), Some(at(0)))),
+            (at(0), Some(at(-60_000)), Some(at(-120_000)), (Some(at(0)), at(0), Some(at(0)))),
+            // The clock of a gateway was never set: not in this run, and never at all.
+            (unset, Some(at(0)), Some(at(-60_000)), (None, at(-60_000), None)),
+            (unset, None, None, (None, never, None)),
+            (unset, Some(at(0)), Some(unset), (None, never, None)),
+            // It shows the time that it saved when it was switched off, or was set back.
+            (at(0), Some(at(2 * DAY)), Some(at(2 * DAY)), (Some(at(0)), at(0), None)),
             // It runs ten years ahead.
-            (at(3_650 * DAY), Some(at(0)), (Some(at(3_650 * DAY)), at(DAY), Some(at(3_650 * DAY)))),
+            (at(3_650 * DAY), Some(at(0)), Some(at(0)), (Some(at(3_650 * DAY)), at(DAY), Some(at(3_650 * DAY)))),
+            // A device that was years ahead was believed while our clock was unset. It makes nothing old, and no other
+            // is believed since.
+            (at(0), Some(at(800 * DAY)), Some(at(-60_000)), (Some(at(0)), at(0), Some(at(0)))),
+            (unset, Some(at(800 * DAY)), Some(at(-60_000)), (None, at(-60_000), None)),
         ] {
-            assert_eq!(believed(arrival, row), expected, "{arrival} {row:?}");
+            assert_eq!(believed(arrival, row, until), expected, "{arrival} {row:?} {until:?}");
         }
     }
 
@@ -159,5 +180,20 @@ mod tests {
             memory.place(Placed::Clamped(at(n)), (DeviceId(1), b"a"), at(0));
         }
         assert_eq!((memory.order.len(), memory.placed.len()), (REMEMBERED_MAX, REMEMBERED_MAX));
+    }
+
+    #[test]
+    fn the_oldest_clamped_message_is_forgotten_at_the_bound() {
+        let mut memory = ClampMemory::default();
+        let mut place = |given: i64, arrival: i64| {
+            let far_ahead = Placed::Clamped(at(given + 400 * DAY));
+            memory.place(far_ahead, (DeviceId(0), b"{}"), at(arrival))
+        };
+        let max = i64::try_from(REMEMBERED_MAX).expect("small");
+        for number in 0..=max {
+            place(number, number);
+        }
+        assert_eq!(place(1, max + 1), Place::At { time: at(1), is_clamped: true });
+        assert_eq!(place(0, max + 1), Place::At { time: at(max + 1), is_clamped: true });
     }
 }

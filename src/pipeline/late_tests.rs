@@ -8,6 +8,8 @@ use crate::journal::Entry;
 use crate::model::{Timestamp, Window};
 
 const WRAP: u32 = 1_000;
+/// When everything arrives, ms after T0: later than all rows, and within the retention of their whole day.
+const LATE_MS: i64 = 4 * 3_600_000;
 
 fn world(wrap: Option<f64>) -> World {
     World::with(&listed_with(|profile: &mut Profile| profile.metrics[1].wrap = wrap))
@@ -15,11 +17,11 @@ fn world(wrap: Option<f64>) -> World {
 
 fn counter(at_ms: i64, value: u32) -> Entry {
     let payload = format!(r#"{{"ts":{},"readings":{{"energy_kwh":{value}}}}}"#, T0 + at_ms);
-    frame("telemetry/base_station/350102/B_1/meter", &payload, 86_400_000)
+    frame("telemetry/base_station/350102/B_1/meter", &payload, LATE_MS)
 }
 
 fn flush(world: &mut World) {
-    world.flush(Timestamp::from_millis(T0 + 86_400_000));
+    world.flush(Timestamp::from_millis(T0 + LATE_MS));
 }
 
 /// Start (minutes after T0) and increase of every row.

@@ -8,9 +8,11 @@
 
 mod arrival;
 mod open_windows;
+mod plan;
 mod registry;
 mod rejections;
 mod roller;
+mod store_health;
 
 #[cfg(test)]
 mod late_tests;
@@ -33,7 +35,7 @@ use crate::health::{Counter, Part, State};
 use crate::inventory::SharedInventory;
 use crate::journal::{Entry, Journal, Reader};
 use crate::ledger::Ledger;
-use crate::model::{JournalPosition, Timestamp};
+use crate::model::{JournalPosition, Timestamp, millis};
 use crate::problem::with_causes;
 use crate::store::{Flush, Writer};
 
@@ -41,6 +43,7 @@ pub use registry::adopt;
 #[cfg(feature = "bench")]
 pub use roller::bench;
 pub use roller::{AHEAD, Roller};
+use store_health::StoreHealth;
 
 /// Bytes of records that are read from the journal at a time.
 const READ_BYTES: usize = 256 * 1024;
@@ -58,7 +61,7 @@ pub enum Unregistered {
     Refuse,
     /// They are taken in, marked unregistered.
     Accept {
-        /// Such devices at the most.
+        /// Such devices of one source at the most.
         devices_max: usize,
         /// Metrics of one such device at the most.
         metrics_max: usize,
@@ -119,6 +122,8 @@ pub struct Pipeline {
     pub clock: Clock,
     /// Where it reports.
     pub part: Arc<Part>,
+    /// Where it reports how full the store is.
+    pub store_part: Arc<Part>,
     /// Set once the journal, as it was at the start, is in the store.
     pub ready: Arc<AtomicBool>,
     /// Ends it: what the journal holds by then is read first, as far as that takes two seconds, and flushed.
@@ -152,6 +157,7 @@ impl Pipeline {
             stepped: None,
             reads_until: None,
             counters,
+            store_health: StoreHealth::of(self.store_part.clone()),
             roller,
             pipeline: self,
         })
@@ -172,6 +178,9 @@ pub enum StartError {
 struct Counters {
     flushes: Counter,
     flush_failures: Counter,
+    flush_us: Counter,
+    final_delay_ms: Counter,
+    final_delay_ms_max: Counter,
     rows_written: Counter,
     open_windows: Counter,
     open_windows_bytes: Counter,
@@ -185,6 +194,9 @@ impl Counters {
         Self {
             flushes: part.counter("flushes"),
             flush_failures: part.counter("flush_failures"),
+            flush_us: part.counter("flush_us"),
+            final_delay_ms: part.counter("final_delay_ms"),
+            final_delay_ms_max: part.counter("final_delay_ms_max"),
             rows_written: part.counter("rows_written"),
             open_windows: part.counter("open_windows"),
             open_windows_bytes: part.counter("open_windows_bytes"),
@@ -207,6 +219,7 @@ struct Driver {
     /// Set when a stop was seen: nothing is read after it.
     reads_until: Option<Instant>,
     counters: Counters,
+    store_health: StoreHealth,
 }
 
 impl Driver {
@@ -290,10 +303,13 @@ impl Driver {
         let now = self.pipeline.clock.now();
         self.pipeline.part.set_troubles(self.roller.rejected_topics(now));
         self.note_step(now);
-        if !self.roller.has_changes() && !self.pipeline.writer.finality_due(now) {
+        // What cannot be told now is looked at by the next flush.
+        let above_bound = self.pipeline.writer.bound_due().unwrap_or(false);
+        if !self.roller.has_changes() && !self.pipeline.writer.finality_due(now) && !above_bound {
             self.note_readiness();
             return true;
         }
+        self.pipeline.writer.note_unlisted(self.roller.unlisted());
         let parts = self.roller.flush_parts();
         let mut rows = parts.rows.into_iter();
         let mut flush = Flush {
@@ -305,10 +321,14 @@ impl Driver {
             position: parts.position,
             dead_letters: parts.dead_letters,
         };
+        let final_before = self.pipeline.writer.final_until();
         match self.pipeline.writer.flush(&mut flush) {
             Ok(rows) => {
                 self.counters.rows_written.add(rows as u64);
                 self.counters.flushes.add(1);
+                let took = self.flushed.elapsed().as_micros();
+                self.counters.flush_us.add(u64::try_from(took).unwrap_or(u64::MAX));
+                self.note_final(final_before);
             }
             Err(error) => {
                 self.counters.flush_failures.add(1);
@@ -316,7 +336,8 @@ impl Driver {
                 return false;
             }
         }
-        let position = self.roller.flushed(now, self.pipeline.writer.final_until());
+        self.store_health.report(self.pipeline.writer.fill(), now);
+        let position = self.roller.flushed(now, &self.pipeline.writer);
         self.pipeline.journal.release(position);
         self.counters.stored_messages.set(position.0);
         self.counters.open_windows.set(self.roller.open_windows() as u64);
@@ -343,6 +364,19 @@ impl Driver {
         }
     }
 
+    /// Notes by how much the newest window was in the store, final, later than its end and grace.
+    fn note_final(&self, before: Option<Timestamp>) {
+        let Some(until) =
+            self.pipeline.writer.final_until().filter(|&until| before.is_some_and(|before| until > before))
+        else {
+            return;
+        };
+        let due = until.plus_millis(millis(self.pipeline.options.grace));
+        let delay_ms = u64::try_from(self.pipeline.clock.now().millis_since(due)).unwrap_or(0);
+        self.counters.final_delay_ms.set(delay_ms);
+        self.counters.final_delay_ms_max.set(self.counters.final_delay_ms_max.get().max(delay_ms));
+    }
+
     /// Says so, once, when the journal as it was at the start is in the store.
     fn note_readiness(&self) {
         let position = self.roller.position();
@@ -352,8 +386,17 @@ impl Driver {
         }
     }
 
+    /// A disk that is full is named, with what to do.
+    fn with_advice(&self, cause: String) -> String {
+        if !cause.contains("disk is full") {
+            return cause;
+        }
+        let file = self.pipeline.writer.path().file();
+        format!("{cause}; free some room on the disk of {}", file.parent().unwrap_or(file).display())
+    }
+
     fn trouble(&self, what: &'static str, error: &dyn std::error::Error) {
-        let cause = with_causes(error);
+        let cause = self.with_advice(with_causes(error));
         if self.pipeline.part.report(State::Down, format!("{what}: {cause}"), self.pipeline.clock.now()) {
             error!(cause, "{what}; the journal keeps what comes in, trying again");
         }

@@ -7,6 +7,7 @@
 #[path = "roller_bench.rs"]
 pub mod bench;
 
+use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::{Arc, PoisonError};
 
@@ -14,8 +15,9 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 use tracing::error;
 
-use super::arrival::{ClampMemory, Place, limits};
+use super::arrival::{ClampMemory, Known, Place, limits};
 use super::open_windows::OpenWindows;
+use super::plan::Plan;
 use super::registry::unlisted;
 use super::rejections::Rejections;
 use super::{Options, Unregistered};
@@ -24,39 +26,26 @@ use crate::decode::modbus;
 use crate::decode::native::{self, NativeMessage};
 use crate::decode::topic::Topic;
 use crate::health::Trouble;
-use crate::inventory::{Inventory, KIND_RESERVED, Profile, SharedInventory, TimePolicy, UnknownMetrics};
+use crate::inventory::{
+    Inventory, KIND_RESERVED, Profile, SharedInventory, TimePolicy, UnknownMetrics, check_unlisted,
+};
 use crate::journal::Entry;
 use crate::ledger::{Counts, EXPIRED, Invalid, Ledger, Rejection};
 use crate::model::{
-    BASE_WINDOW_MS, DeviceId, Frame, FrameKind, JournalPosition, MetricId, MetricKind, Timestamp, Window, WindowStart,
+    BASE_WINDOW_MS, DeviceId, Frame, FrameKind, JournalPosition, MetricId, Timestamp, Window, WindowStart,
 };
 use crate::rollup::{DeviceWindow, Outcome};
-use crate::store::{self, DeadLetter, FlushedRow, StoredDevice, Writer};
+use crate::store::{self, DeadLetter, FlushedRow, StoredDevice, Unlisted, Writer};
 
 /// Rejected messages that one flush brings to the store; the others are only counted.
 const DEAD_LETTERS_PER_FLUSH_MAX: usize = 200;
 /// Messages whose readings could not be placed in time that one flush brings to the store; fewer, since one device with
 /// a wrong clock makes them by the thousand.
 const UNPLACED_LETTERS_PER_FLUSH_MAX: usize = 20;
-/// Longest name of a metric that no profile lists, in bytes.
-const METRIC_NAME_BYTES_MAX: usize = 128;
 /// Entries whose memory is asked for together before they are applied one by one.
 pub const AHEAD: usize = 32;
 /// Source under which records are counted that the journal lost.
 const JOURNAL_SOURCE: &str = "journal";
-
-/// What is looked up once per device instead of once per reading.
-#[derive(Clone, Debug)]
-struct Plan {
-    profile: Arc<Profile>,
-    /// Ids of the profile's metrics, by slot.
-    metrics: Arc<Vec<MetricId>>,
-    interval_ms: Option<u32>,
-    registered: bool,
-    has_counters: bool,
-    /// Metrics that the profile does not list and the device has sent.
-    extra: Vec<(Box<str>, MetricId)>,
-}
 
 /// A reading that is to go into a row.
 #[derive(Clone, Copy, Debug)]
@@ -76,12 +65,17 @@ pub struct Roller {
     inventory: SharedInventory,
     plans: Vec<Plan>,
     topics: HashMap<Box<str>, DeviceId, RandomState>,
-    unregistered: usize,
+    /// Devices that were taken in without ever being listed, by the source that heard them first.
+    taken_in: BTreeMap<Arc<str>, usize>,
+    /// What of that the store does not have yet.
+    new_unlisted: Unlisted,
     windows: OpenWindows,
     changes: bool,
     /// Rows of windows after this one cannot be in the store yet.
     newest_row: Option<WindowStart>,
     final_until: Option<Timestamp>,
+    /// Rows before this are gone from the store.
+    kept_from: Option<Timestamp>,
     ledger: Ledger,
     position: JournalPosition,
     dead_letters: Vec<DeadLetter>,
@@ -131,11 +125,13 @@ impl Roller {
             options,
             plans: Vec::new(),
             topics: HashMap::default(),
-            unregistered: snapshot.unregistered_count(),
+            taken_in: BTreeMap::new(),
+            new_unlisted: Unlisted::default(),
             windows: OpenWindows::default(),
             changes,
             newest_row: writer.newest_row()?,
             final_until: writer.final_until(),
+            kept_from: writer.kept_from(),
             ledger,
             position,
             dead_letters: Vec::new(),
@@ -148,7 +144,8 @@ impl Roller {
             judged: Vec::new(),
             inventory,
         };
-        roller.plans = snapshot.devices().iter().map(|device| plan(&snapshot, device.id)).collect();
+        roller.plans = snapshot.devices().iter().map(|device| Plan::of(&snapshot, device.id)).collect();
+        roller.recall_unlisted(writer.unlisted()?, &snapshot);
         Ok(roller)
     }
 
@@ -166,6 +163,32 @@ impl Roller {
         let devices = devices.into_iter().flatten();
         let plans = devices.clone().filter(|device| self.plans[device.index()].registered).count();
         black_box(plans + self.windows.look(devices));
+    }
+
+    /// Counts what earlier runs took in. A device that was listed once and is no longer does not count: its number is
+    /// bounded by the inventories there have been.
+    fn recall_unlisted(&mut self, unlisted: Unlisted, inventory: &Inventory) {
+        for (device, source) in unlisted.devices {
+            if self.plans.get(device.index()).is_some_and(|plan| plan.registered) {
+                self.new_unlisted.listed.push(device);
+                self.changes = true;
+            } else {
+                *self.taken_in.entry(source).or_default() += 1;
+            }
+        }
+        for (device, metric) in unlisted.metrics {
+            let Some(plan) = self.plans.get_mut(device.index()) else { continue };
+            if let Some(name) = inventory.metrics.name(metric)
+                && plan.profile.slot(name).is_none()
+            {
+                plan.extra.insert(name.as_ref().into(), metric);
+            }
+        }
+    }
+
+    /// What was taken in without being listed since the last flush.
+    pub(super) fn unlisted(&self) -> Unlisted {
+        self.new_unlisted.clone()
     }
 
     /// Applies one entry: its message is counted and its readings go into their rows.
@@ -202,6 +225,9 @@ impl Roller {
             Err(reason) => return Ok(Err(reason)),
         };
         match place {
+            Place::At { time, .. } if self.is_gone(frame, time) => {
+                self.leave_out(frame, EXPIRED, |counts| counts.expired += 1);
+            }
             Place::At { time, is_clamped } => self.roll_up(frame, device, (time, is_clamped), writer)?,
             Place::Invalid(reason) => self.leave_out(frame, reason.label(), |counts| counts.invalidate(reason)),
             Place::Expired => self.leave_out(frame, EXPIRED, |counts| counts.expired += 1),
@@ -230,9 +256,13 @@ impl Roller {
 
     /// Where the readings of a message go that gives this time.
     fn place(&mut self, frame: &Frame, device: DeviceId, time: Option<&GivenTime<'_>>) -> Result<Place, Rejection> {
-        let limits = limits(frame.arrival, self.newest_row, &self.options);
+        let limits = limits(frame.arrival, self.known(), &self.options);
         let placed = event_time::place(time, &self.plans[device.index()].profile.time, &limits)?;
         Ok(self.clamped.place(placed, (device, &frame.payload), frame.arrival))
+    }
+
+    fn known(&self) -> Known {
+        Known { newest_row: self.newest_row, final_until: self.final_until }
     }
 
     fn modbus(&mut self, frame: &Frame) -> Result<(DeviceId, Place), Rejection> {
@@ -273,11 +303,10 @@ impl Roller {
     /// Id of a metric that the device's profile does not list, taken in where policy and bounds allow.
     fn unlisted_metric(&mut self, device: DeviceId, name: &str) -> Result<MetricId, Invalid> {
         let plan = &mut self.plans[device.index()];
-        if let Some((_, metric)) = plan.extra.iter().find(|(known, _)| **known == *name) {
-            return Ok(*metric);
+        if let Some(&metric) = plan.extra.get(name) {
+            return Ok(metric);
         }
-        let fits = !name.is_empty() && name.len() <= METRIC_NAME_BYTES_MAX && !name.chars().any(char::is_control);
-        if plan.profile.unknown_metrics == UnknownMetrics::Refuse || !fits {
+        if plan.profile.unknown_metrics == UnknownMetrics::Refuse || check_unlisted(name).is_err() {
             return Err(Invalid::UnknownMetric);
         }
         let Unregistered::Accept { metrics_max, .. } = self.options.unregistered else {
@@ -292,7 +321,8 @@ impl Roller {
             self.new_metrics.push((metric, Arc::from(name)));
             metric
         });
-        plan.extra.push((name.into(), metric));
+        plan.extra.insert(name.into(), metric);
+        self.new_unlisted.metrics.push((device, metric));
         Ok(metric)
     }
 
@@ -309,13 +339,16 @@ impl Roller {
             // Also of a device that was taken in, or listed, in an earlier run.
             return Err(Rejection::Unregistered);
         }
+        if !listed && !may_be_made_up(levels, &snapshot) {
+            return Err(Rejection::UnknownTopic);
+        }
         drop(snapshot); // or else adding to it would copy it
         let device = if let Some(known) = known {
             known
         } else {
             // A message that is rejected takes in no device.
-            event_time::place(time, &TimePolicy::default(), &limits(frame.arrival, None, &self.options))?;
-            self.take_in(levels)?
+            event_time::place(time, &TimePolicy::default(), &limits(frame.arrival, Known::default(), &self.options))?;
+            self.take_in(levels, &frame.source)?
         };
         // One topic per device is the rule; a device that is heard on ever new ones does not fill the memory.
         if self.topics.len() < 2 * self.plans.len() {
@@ -325,15 +358,13 @@ impl Roller {
     }
 
     /// Takes in a device that is not listed.
-    fn take_in(&mut self, levels: Topic<'_>) -> Result<DeviceId, Rejection> {
+    fn take_in(&mut self, levels: Topic<'_>, source: &Arc<str>) -> Result<DeviceId, Rejection> {
         let devices_max = match self.options.unregistered {
             Unregistered::Refuse => return Err(Rejection::Unregistered),
             Unregistered::Accept { devices_max, .. } => devices_max,
         };
-        if levels.kind == KIND_RESERVED {
-            return Err(Rejection::UnknownTopic);
-        }
-        if self.unregistered >= devices_max {
+        // Each source has a share of its own: one that is flooded with names does not shut out the others.
+        if self.taken_in.get(source).is_some_and(|count| *count >= devices_max) {
             return Err(Rejection::UnregisteredLimit);
         }
         let mut shared = self.inventory.write().unwrap_or_else(PoisonError::into_inner);
@@ -348,9 +379,10 @@ impl Roller {
         };
         let device = unlisted(inventory, &told, Arc::new(Profile::open()));
         let device = inventory.add_device(device);
-        self.plans.push(plan(inventory, device));
+        self.plans.push(Plan::of(inventory, device));
         self.new_devices.extend(inventory.device(device).map(|device| StoredDevice::of(inventory, device)));
-        self.unregistered += 1;
+        self.new_unlisted.devices.push((device, source.clone()));
+        *self.taken_in.entry(source.clone()).or_default() += 1;
         Ok(device)
     }
 
@@ -431,6 +463,15 @@ impl Roller {
         Ok(())
     }
 
+    /// Whether the row of `time` is gone from the store. One that is begun anew would hide the whole one that sinks have.
+    fn is_gone(&self, frame: &Frame, time: Timestamp) -> bool {
+        let start = |at| Window::Minute1.bounds(at, &jiff::tz::TimeZone::UTC).0;
+        // What was deleted under a clock that ran ahead is no reason to refuse what is measured now.
+        let limits = limits(frame.arrival, self.known(), &self.options);
+        let today = limits.arrival.or(self.final_until).unwrap_or(frame.arrival);
+        self.kept_from.is_some_and(|kept_from| start(time) < kept_from.min(start(today)))
+    }
+
     fn reject(&mut self, frame: &Frame, reason: Rejection) {
         self.ledger.source(&frame.source).reject(reason, 1);
         self.rejections.note(frame, reason);
@@ -442,7 +483,7 @@ impl Roller {
             self.dead_letters.push(DeadLetter {
                 at: frame.arrival,
                 source: frame.source.clone(),
-                topic: frame.topic.clone(),
+                topic: frame.topic[..frame.topic.floor_char_boundary(store::DEAD_LETTER_BYTES_MAX)].into(),
                 reason,
                 payload: frame.payload[..frame.payload.len().min(store::DEAD_LETTER_BYTES_MAX)].into(),
             });
@@ -509,19 +550,32 @@ impl Roller {
 
     /// Notes that the store has everything, and lets go of windows that are final, or of all where they take too much.
     /// Returns the position that the store has passed.
-    pub(super) fn flushed(&mut self, now: Timestamp, final_until: Option<Timestamp>) -> JournalPosition {
-        self.final_until = final_until;
+    pub(super) fn flushed(&mut self, now: Timestamp, writer: &Writer) -> JournalPosition {
+        let final_until = writer.final_until();
+        (self.final_until, self.kept_from) = (final_until, writer.kept_from());
         self.changes = false;
         self.new_devices.clear();
         self.new_metrics.clear();
+        self.new_unlisted = Unlisted::default();
         self.dead_letters.clear();
         self.unplaced_letters = 0;
         let crowded = self.windows.bytes() >= self.options.open_windows_bytes_max / 2;
-        let open_from = final_until.unwrap_or(now);
-        let newest = self.windows.stored(|start| !crowded && start.plus_millis(BASE_WINDOW_MS) > open_from);
+        let (open_from, kept_from) = (final_until.unwrap_or(now), self.kept_from);
+        let newest = self.windows.stored(|start| {
+            let is_gone = kept_from.is_some_and(|kept_from| start < kept_from);
+            !crowded && !is_gone && start.plus_millis(BASE_WINDOW_MS) > open_from
+        });
         self.newest_row = self.newest_row.max(newest);
         self.position
     }
+}
+
+/// Whether a device that is not listed may be heard on this topic. Only its site may be listed; all else is judged alike
+/// whether the device is known or not, so that it does not matter what was heard first.
+fn may_be_made_up(levels: Topic<'_>, inventory: &Inventory) -> bool {
+    let site = Some(levels.site).filter(|site| inventory.find_site(site).is_none());
+    let mut names = [levels.kind, levels.area, levels.device].into_iter().chain(site);
+    levels.kind != KIND_RESERVED && names.all(|name| check_unlisted(name).is_ok())
 }
 
 fn in_range(profile: &Profile, slot: usize, value: f64) -> Result<f64, Invalid> {
@@ -532,21 +586,5 @@ fn in_range(profile: &Profile, slot: usize, value: f64) -> Result<f64, Invalid> 
         Err(Invalid::OutOfRange)
     } else {
         Ok(value)
-    }
-}
-
-fn plan(inventory: &Inventory, device: DeviceId) -> Plan {
-    let device = inventory.device(device).expect("invariant: asked for a device of this inventory");
-    let profile = device.profile.clone();
-    let ids = profile.metrics.iter().map(|metric| {
-        inventory.metrics.find(&metric.name).expect("invariant: metrics of profiles are interned by adopt")
-    });
-    Plan {
-        metrics: Arc::new(ids.collect()),
-        interval_ms: device.interval_ms,
-        registered: device.registered,
-        has_counters: profile.metrics.iter().any(|metric| metric.kind == MetricKind::Counter),
-        extra: Vec::new(),
-        profile,
     }
 }

@@ -45,6 +45,7 @@ pub fn pack(roller: &Roller, scratch: &mut Vec<u8>) -> (usize, usize) {
 /// # Errors
 /// Where SQLite refuses.
 pub fn flush(roller: &mut Roller, writer: &mut Writer, now: Timestamp) -> Result<usize, Error> {
+    writer.note_unlisted(roller.unlisted());
     let parts = roller.flush_parts();
     let mut rows = parts.rows.into_iter();
     let mut flush = Flush {
@@ -57,6 +58,6 @@ pub fn flush(roller: &mut Roller, writer: &mut Writer, now: Timestamp) -> Result
         dead_letters: parts.dead_letters,
     };
     let count = writer.flush(&mut flush)?;
-    roller.flushed(now, writer.final_until());
+    roller.flushed(now, writer);
     Ok(count)
 }

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use jiff::tz::TimeZone;
 use proptest::prelude::{Just, Strategy, any, prop};
 
-use super::{Counters, Driver, LedgerBoard, Options, Pipeline, Roller, Unregistered, adopt};
+use super::{Counters, Driver, LedgerBoard, Options, Pipeline, Roller, StoreHealth, Unregistered, adopt};
 use crate::clock::{Clock, StepWatch};
 use crate::health::{Health, PartKind};
 use crate::inventory::{Connection, Device, Inventory, MetricDef, Profile, SharedInventory, Site, UnknownMetrics};
@@ -126,6 +126,13 @@ impl World {
         Reader::open(&StorePath::in_folder(self.folder.path())).expect("a reader")
     }
 
+    /// Goes on with another inventory.
+    fn restart_with(self, listed: &Inventory) -> Self {
+        let Self { folder, writer, roller, .. } = self;
+        drop((writer, roller));
+        Self::open_with(folder, listed)
+    }
+
     /// Goes on with another policy, as after a restart with another configuration.
     fn set_unregistered(&mut self, unregistered: Unregistered) {
         let (ledger, position) = (self.roller.ledger().clone(), self.roller.position());
@@ -139,6 +146,7 @@ impl World {
     }
 
     pub(super) fn flush(&mut self, now: Timestamp) {
+        self.writer.note_unlisted(self.roller.unlisted());
         let parts = self.roller.flush_parts();
         let mut rows = parts.rows.into_iter();
         let mut flush = Flush {
@@ -151,7 +159,7 @@ impl World {
             dead_letters: parts.dead_letters,
         };
         self.writer.flush(&mut flush).expect("the store takes it");
-        self.roller.flushed(now, self.writer.final_until());
+        self.roller.flushed(now, &self.writer);
     }
 
     /// The ledger against a journal that ends where the roller is.
@@ -237,6 +245,60 @@ fn every_message_and_reading_lands_under_its_own_count() {
 }
 
 #[test]
+fn a_name_that_nobody_listed_and_that_is_no_word_is_refused_at_the_door_and_counted() {
+    let mut world = World::new();
+    world.set_unregistered(Unregistered::Accept { devices_max: 100, metrics_max: 100 });
+    let bad =
+        ["=1+1", "a b", "a,b=c", "\"q\"", "<b>", "..", "back\\slash", "rtl\u{202e}", "zero\u{200b}", "\u{1b}[31m"];
+    for name in bad {
+        for topic in [
+            format!("telemetry/{name}/a/new/d"),
+            format!("telemetry/k/{name}/new/d"),
+            format!("telemetry/k/a/{name}/d"),
+            format!("telemetry/k/a/new/{name}"),
+            format!("telemetry/k/a/B_1/{name}"),
+        ] {
+            world.apply(&frame(&topic, r#"{"readings":{"a":1}}"#, 0));
+        }
+        let payload = serde_json::json!({ "readings": { name: 1 } }).to_string();
+        world.apply(&frame("telemetry/k/a/good/d", &payload, 0));
+    }
+    world.apply(&frame("telemetry/k/a/福州站/R_A07.PDU:1", r#"{"readings":{"温度":1}}"#, 0));
+    // Of a listed device the inventory says what it is; what the topic calls kind and area goes nowhere.
+    world.apply(&frame("telemetry/<b>/=1/B_1/meter", r#"{"readings":{"pwr_w":1}}"#, 0));
+    world.apply(&frame("telemetry/k/a/B_1/stray", r#"{"readings":{"a":1}}"#, 0));
+    let total = world.ledger().total();
+    let count = |each: usize| (each * bad.len()) as u64;
+    assert_eq!(total.rejected, [(Rejection::UnknownTopic, count(5))].into());
+    assert_eq!(total.invalid, [(Invalid::UnknownMetric, count(1))].into());
+    assert_eq!(total.applied, 3);
+    let inventory = world.inventory.read().expect("a lock").clone();
+    let sites: Vec<_> = inventory.sites().iter().map(|site| &*site.id).collect();
+    assert_eq!(sites, ["B_1", "good", "福州站"]);
+}
+
+#[test]
+fn a_bad_topic_is_refused_whichever_of_its_sites_devices_is_heard_first() {
+    let mut world = World::new();
+    world.set_unregistered(Unregistered::Accept { devices_max: 100, metrics_max: 100 });
+    let bad = ["telemetry/k/<b>/s/d", "telemetry/<b>/a/s/e", "telemetry/indicator/a/s/e"];
+    for topic in bad.into_iter().chain(["telemetry/k/a/s/e"]).chain(bad) {
+        world.apply(&frame(topic, r#"{"readings":{"a":1}}"#, 0));
+    }
+    let total = world.ledger().total();
+    assert_eq!((total.rejected, total.applied), ([(Rejection::UnknownTopic, 6)].into(), 1));
+}
+
+#[test]
+fn a_dead_letter_keeps_no_more_than_the_head_of_its_topic() {
+    let mut world = World::new();
+    world.apply(&frame(&"é".repeat(30_000), "{}", 0));
+    world.flush(Timestamp::from_millis(T0));
+    let letters = Reader::open(&StorePath::in_folder(world.folder.path())).expect("a store").dead_letters(10);
+    assert_eq!(letters.expect("letters")[0].topic.len(), 1_024);
+}
+
+#[test]
 fn an_unlisted_device_keeps_its_number_and_its_rows_over_a_restart() {
     let mut world = World::new();
     world.apply(&frame("telemetry/k/a/new/d", r#"{"readings":{"a":1}}"#, 0));
@@ -300,6 +362,7 @@ fn a_stop_leaves_a_long_backlog_to_the_next_start() {
 
     let part = health.part(PartKind::Pipeline, "pipeline", clock.now());
     let journal = Arc::new(journal);
+    let store_part = health.part(PartKind::Store, "store", clock.now());
     let driver = Driver {
         reader: journal.reader(roller.position()),
         caught_up_at: journal.end(),
@@ -309,6 +372,7 @@ fn a_stop_leaves_a_long_backlog_to_the_next_start() {
         // The time for reading is over.
         reads_until: Some(Instant::now()),
         counters: Counters::of(&part),
+        store_health: StoreHealth::of(store_part.clone()),
         roller,
         pipeline: Pipeline {
             journal: journal.clone(),
@@ -318,6 +382,7 @@ fn a_stop_leaves_a_long_backlog_to_the_next_start() {
             options: options(),
             clock,
             part,
+            store_part: store_part.clone(),
             ready: Arc::<AtomicBool>::default(),
             stop: Arc::new(AtomicBool::new(true)),
         },
@@ -422,4 +487,93 @@ proptest::proptest! {
             }
         }
     }
+}
+
+#[test]
+fn a_late_reading_whose_row_went_with_age_is_expired_and_begins_no_row() {
+    let mut world = World::new();
+    world.apply(&reading(0, 5.0, 1.0));
+    world.flush(Timestamp::from_millis(T0 + 60_000));
+    // The row goes when the newest is a day and two minutes younger.
+    let day = 86_400_000;
+    world.apply(&reading(day + 120_000, 7.0, 9.0));
+    world.flush(Timestamp::from_millis(T0 + day + 120_000));
+    // It arrived within the retention and waited in the journal until its row was gone.
+    let ts = T0 + 30_000;
+    let late = format!(r#"{{"ts":{ts},"readings":{{"pwr_w":1,"energy_kwh":1}}}}"#);
+    world.apply(&frame("telemetry/base_station/350102/B_1/meter", &late, 60_000));
+    let ledger = world.ledger();
+    assert!(ledger.balanced(), "{ledger:?}");
+    assert_eq!((ledger.total().applied, ledger.total().expired), (4, 2));
+    world.flush(Timestamp::from_millis(T0 + day + 121_000));
+    assert!(world.rows(Window::Minute1).iter().all(|row| row.start >= Timestamp::from_millis(T0 + 60_000)));
+}
+
+#[test]
+fn metrics_of_an_unlisted_device_count_on_over_restarts() {
+    let mut world = World::new();
+    world.apply(&frame("telemetry/k/a/new/d", r#"{"readings":{"a":1,"b":2}}"#, 0));
+    world.flush(Timestamp::from_millis(T0 + 1_000));
+    let mut world = world.crash();
+    world.apply(&frame("telemetry/k/a/new/d", r#"{"readings":{"c":5}}"#, 5));
+    world.apply(&frame("telemetry/k/a/new/d", r#"{"readings":{"a":3,"b":4}}"#, 6));
+    let total = world.ledger().total();
+    assert_eq!((total.applied, total.invalid), (4, [(Invalid::MetricLimit, 1)].into()));
+}
+
+#[test]
+fn devices_that_are_taken_in_count_by_source_and_on_over_restarts() {
+    let other = |topic: &str| match frame(topic, r#"{"readings":{"a":1}}"#, 0) {
+        Entry::Frame(frame) => Entry::Frame(Frame { source: Arc::from("other"), ..frame }),
+        lost @ Entry::Lost { .. } => lost,
+    };
+    let mut world = World::new();
+    world.apply(&frame("telemetry/k/a/new/d", r#"{"readings":{"a":1}}"#, 0));
+    world.flush(Timestamp::from_millis(T0 + 1_000));
+    let mut world = world.crash();
+    world.apply(&frame("telemetry/k/a/new/e", r#"{"readings":{"a":1}}"#, 0));
+    world.apply(&other("telemetry/k/a/new/f"));
+    world.apply(&other("telemetry/k/a/new/g"));
+    let ledger = world.ledger();
+    let rejected = |source: &str| ledger.sources[source].rejected.get(&Rejection::UnregisteredLimit).copied();
+    assert_eq!((rejected("broker"), rejected("other")), (Some(1), Some(1)));
+    assert_eq!(ledger.total().applied, 2);
+}
+
+#[test]
+fn a_device_that_is_listed_no_longer_takes_nobodys_place() {
+    let mut world = World::new();
+    world.apply(&reading(0, 5.0, 1.0));
+    world.flush(Timestamp::from_millis(T0 + 1_000));
+    let mut world = world.restart_with(&Inventory::default());
+    world.apply(&reading(1_000, 6.0, 2.0));
+    world.apply(&frame("telemetry/k/a/new/d", r#"{"readings":{"a":1}}"#, 0));
+    assert_eq!(world.ledger().total().messages_rejected(), 0);
+    // One that was taken in and is listed then, is not counted either, also when it is removed again.
+    world.flush(Timestamp::from_millis(T0 + 2_000));
+    let mut both = listed();
+    let site = both.add_site(Site { id: Arc::from("new"), ..both.sites()[0].clone() });
+    both.add_device(Device { site, name: Arc::from("d"), ..both.devices()[0].clone() });
+    let mut world = world.restart_with(&both);
+    world.flush(Timestamp::from_millis(T0 + 3_000));
+    let mut world = world.restart_with(&listed());
+    world.apply(&frame("telemetry/k/a/new/e", r#"{"readings":{"a":1}}"#, 0));
+    assert_eq!(world.ledger().total().messages_rejected(), 0);
+}
+
+#[test]
+fn windows_beyond_the_bound_are_let_go_after_a_flush() {
+    let mut world = World::new();
+    let mut at = 0;
+    while world.roller.open_bytes() < options().open_windows_bytes_max / 2 {
+        world.apply(&reading(at, 5.0, 1.0));
+        at += 1_000;
+    }
+    assert!(world.roller.open_windows() > 1);
+    // None of them is final: they would stay open otherwise.
+    world.flush(Timestamp::from_millis(T0));
+    assert_eq!((world.roller.open_windows(), world.roller.open_bytes()), (0, 0));
+    let applied = world.ledger().total().applied;
+    let kept: u64 = world.rows(Window::Minute1).iter().map(|row| row.combined.aggregate.count).sum();
+    assert_eq!(kept, applied);
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use super::tests::{T0, World, frame, listed_with, options};
-use super::{Counters, Driver, LedgerBoard, Pipeline};
+use super::{Counters, Driver, LedgerBoard, Pipeline, StoreHealth};
 use crate::clock::{Clock, StepWatch};
 use crate::health::{Health, PartKind};
 use crate::inventory::{Profile, TimePolicy, TimeRule, TimeUnit};
@@ -128,12 +128,19 @@ fn a_gateway_whose_clock_was_never_set_keeps_what_devices_date_themselves() {
     world.apply(&frame(METER, r#"{"readings":{"pwr_w":1}}"#, boot));
     let total = world.ledger().total();
     assert_eq!((total.applied, total.invalid), (1, [(Invalid::NoClock, 1)].into()));
-    // With a newest row to hold it against, what is too old is still told.
+    // One device with a clock far ahead does not make the others' readings old.
     world.flush(Timestamp::from_millis(120_000));
     world.apply(&message(&ahead(DAY), 1.0, boot));
-    assert_eq!(world.ledger().total().expired, 1);
+    // The clock is set. What is too old is told, and nobody is believed to be ahead any more, also when it is lost again.
+    world.flush(Timestamp::from_millis(T0 + 2 * DAY));
+    world.apply(&message(&ahead(DAY - 1_000), 1.0, 2 * DAY));
+    world.apply(&message(&ahead(3 * DAY), 2.0, 2 * DAY));
+    world.flush(Timestamp::from_millis(T0 + 2 * DAY));
+    world.apply(&message(&ahead(DAY - 120_000), 1.0, boot));
+    let total = world.ledger().total();
+    assert_eq!((total.applied, total.expired, total.invalid[&Invalid::Future]), (2, 2, 1));
     assert!(world.ledger().balanced());
-    assert_eq!(rows(&mut world, 3 * DAY), [(3 * DAY, 1)]);
+    assert_eq!(rows(&mut world, 2 * DAY), [(DAY, 1), (3 * DAY, 1)]);
 }
 
 #[test]
@@ -170,6 +177,7 @@ fn a_step_of_the_clock_is_counted_and_told() {
     let journal = Journal::open(storage, options_of_journal, roller.position(), part, clock).expect("a journal");
     let part = health.part(PartKind::Pipeline, "pipeline", clock.now());
     let journal = Arc::new(journal);
+    let store_part = health.part(PartKind::Store, "store", clock.now());
     let mut driver = Driver {
         reader: journal.reader(roller.position()),
         caught_up_at: journal.end(),
@@ -179,6 +187,7 @@ fn a_step_of_the_clock_is_counted_and_told() {
         stepped: None,
         reads_until: None,
         counters: Counters::of(&part),
+        store_health: StoreHealth::of(store_part.clone()),
         roller,
         pipeline: Pipeline {
             journal: journal.clone(),
@@ -188,6 +197,7 @@ fn a_step_of_the_clock_is_counted_and_told() {
             options: options(),
             clock,
             part: part.clone(),
+            store_part,
             ready: Arc::<AtomicBool>::default(),
             stop: Arc::new(AtomicBool::new(true)),
         },

@@ -25,12 +25,17 @@
 //!   !all:       bitmap as above
 //!   count > 2:  count x u16 checks of the values, in order of event time (fewer follow from first and last)
 //! ```
+//!
+//! What packing would not have written is refused, in either version.
+
+mod read;
 
 use std::sync::Arc;
 
-use super::window::{Series, check_of};
-use super::{Aggregate, DeviceWindow, Point, Sum};
+use super::window::Series;
+use super::{Aggregate, DeviceWindow};
 use crate::model::{MetricId, WindowStart};
+use read::visit;
 
 const VERSION: u8 = 2;
 /// The version before, which is read as well.
@@ -116,7 +121,8 @@ impl DeviceWindow {
         let mut fixed = [0; SERIES_BYTES_MAX];
         let mut rest = fixed.as_mut_slice();
         if series.count > 1 {
-            let (min, max) = (End::of(series.min, series), End::of(series.max, series));
+            let end_of = |value| End::of(value, series.first, series.last);
+            let (min, max) = (end_of(series.min), end_of(series.max));
             rest = put(rest, [min.code() | max.code() << 2]);
             rest = put(rest, high.to_le_bytes());
             if has_low {
@@ -182,10 +188,10 @@ enum End {
 }
 
 impl End {
-    fn of(value: f64, series: &Series) -> Self {
-        if value == series.first {
+    fn of(value: f64, first: f64, last: f64) -> Self {
+        if value == first {
             Self::First
-        } else if value == series.last {
+        } else if value == last {
             Self::Last
         } else {
             Self::Neither
@@ -207,219 +213,6 @@ impl End {
             2 => Some(Self::Last),
             _ => None,
         }
-    }
-}
-
-struct Header {
-    interval_ms: Option<u32>,
-    late: u32,
-}
-
-/// The event times that a metric has.
-#[derive(Clone, Copy)]
-struct Times<'a> {
-    offsets: &'a [u8],
-    /// `None` where the metric has them all.
-    bitmap: Option<&'a [u8]>,
-}
-
-impl<'a> Times<'a> {
-    fn iter(self) -> impl DoubleEndedIterator<Item = u16> + 'a {
-        let rows = self.offsets.chunks_exact(2).enumerate();
-        rows.filter(move |(row, _)| self.bitmap.is_none_or(|bitmap| bitmap[row / 8] >> (row % 8) & 1 == 1))
-            .map(|(_, bytes)| u16::from_le_bytes([bytes[0], bytes[1]]))
-    }
-}
-
-/// What was heard of a metric, not yet unpacked.
-struct Heard<'a> {
-    start: WindowStart,
-    interval_ms: Option<u32>,
-    times: Times<'a>,
-    /// Checks of all its values, or of those between the first and the last.
-    checks: &'a [u8],
-    aggregate: &'a Aggregate,
-}
-
-impl Heard<'_> {
-    fn slots(&self) -> u32 {
-        let slot_of = |offset: u16| match self.interval_ms {
-            Some(interval) => self.start.plus_millis(i64::from(offset)).as_millis().div_euclid(i64::from(interval)),
-            None => i64::from(offset),
-        };
-        let mut previous = None;
-        let mut slots = 0;
-        for slot in self.times.iter().map(slot_of) {
-            slots += u32::from(previous != Some(slot));
-            previous = Some(slot);
-        }
-        slots
-    }
-
-    fn checks(&self, out: &mut Vec<(u16, u16)>) {
-        let checks = self.checks.chunks_exact(2).map(|bytes| u16::from_le_bytes([bytes[0], bytes[1]]));
-        if checks.len() as u64 == self.aggregate.count {
-            out.extend(self.times.iter().zip(checks));
-        } else {
-            let [first, last] = [self.aggregate.first, self.aggregate.last].map(|point| check_of(point.value));
-            out.extend(self.times.iter().zip(std::iter::once(first).chain(checks).chain([last])));
-        }
-    }
-}
-
-fn visit(
-    start: WindowStart,
-    blob: &[u8],
-    each: &mut dyn FnMut(MetricId, Aggregate, Heard<'_>),
-) -> Result<Header, PackedError> {
-    let mut reader = Reader { blob, at: 0 };
-    let version = reader.bytes(1)?[0];
-    if ![VERSION_1, VERSION].contains(&version) {
-        return Err(PackedError::Version(version));
-    }
-    let interval_ms = Some(reader.narrow()?).filter(|&interval| interval != 0);
-    let late = reader.narrow()?;
-    let times_len = reader.length(2)?;
-    let offsets = reader.bytes(times_len * 2)?;
-    let metrics_len = reader.length(1)?;
-    for _ in 0..metrics_len {
-        let metric = MetricId(reader.narrow()?);
-        let tag = reader.tag(times_len)?;
-        let (aggregate, times, checks) = if version == VERSION_1 {
-            reader.series_1(start, &tag, offsets)?
-        } else {
-            reader.series(start, &tag, offsets)?
-        };
-        each(metric, aggregate, Heard { start, interval_ms, times, checks, aggregate: &aggregate });
-    }
-    if reader.at == blob.len() { Ok(Header { interval_ms, late }) } else { Err(reader.corrupt()) }
-}
-
-/// What stands before a metric's values.
-struct Tag {
-    count: usize,
-    all: bool,
-    low: bool,
-}
-
-type Read<'a> = (Aggregate, Times<'a>, &'a [u8]);
-
-struct Reader<'a> {
-    blob: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Reader<'a> {
-    fn corrupt(&self) -> PackedError {
-        PackedError::Corrupt(self.at)
-    }
-
-    fn bytes(&mut self, len: usize) -> Result<&'a [u8], PackedError> {
-        let end = self.at.checked_add(len).filter(|&end| end <= self.blob.len());
-        let end = end.ok_or_else(|| self.corrupt())?;
-        let bytes = &self.blob[self.at..end];
-        self.at = end;
-        Ok(bytes)
-    }
-
-    fn varint(&mut self) -> Result<u64, PackedError> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.bytes(1)?[0];
-            value |= u64::from(byte & 0x7F) << shift;
-            if byte < 0x80 {
-                return Ok(value);
-            }
-        }
-        Err(self.corrupt())
-    }
-
-    fn narrow(&mut self) -> Result<u32, PackedError> {
-        u32::try_from(self.varint()?).map_err(|_| self.corrupt())
-    }
-
-    /// A length whose items take `item_bytes` at least, so that a damaged one cannot ask for more than there is.
-    fn length(&mut self, item_bytes: usize) -> Result<usize, PackedError> {
-        let length = usize::try_from(self.varint()?).map_err(|_| self.corrupt())?;
-        if length <= (self.blob.len() - self.at) / item_bytes { Ok(length) } else { Err(self.corrupt()) }
-    }
-
-    fn f64(&mut self) -> Result<f64, PackedError> {
-        let bytes = self.bytes(8)?;
-        Ok(f64::from_le_bytes(bytes.try_into().expect("invariant: eight bytes were taken")))
-    }
-
-    fn point(&mut self, start: WindowStart) -> Result<Point, PackedError> {
-        let bytes = self.bytes(2)?;
-        let offset = u16::from_le_bytes([bytes[0], bytes[1]]);
-        Ok(Point { time: start.plus_millis(i64::from(offset)), value: self.f64()? })
-    }
-
-    fn tag(&mut self, times_len: usize) -> Result<Tag, PackedError> {
-        let tag = self.varint()?;
-        let count = usize::try_from(tag >> 2).map_err(|_| self.corrupt())?;
-        let (all, low) = (tag & 2 != 0, tag & 1 != 0);
-        let is_sound = count > 0 && count <= times_len && (!all || count == times_len);
-        if is_sound { Ok(Tag { count, all, low }) } else { Err(self.corrupt()) }
-    }
-
-    fn times(&mut self, tag: &Tag, offsets: &'a [u8]) -> Result<Times<'a>, PackedError> {
-        let bitmap = if tag.all { None } else { Some(self.bytes((offsets.len() / 2).div_ceil(8))?) };
-        Ok(Times { offsets, bitmap })
-    }
-
-    fn sum(&mut self, tag: &Tag) -> Result<Sum, PackedError> {
-        let high = self.f64()?;
-        let low = if tag.low { self.f64()? } else { 0.0 };
-        Ok(Sum::from_parts(high, low))
-    }
-
-    fn series(&mut self, start: WindowStart, tag: &Tag, offsets: &'a [u8]) -> Result<Read<'a>, PackedError> {
-        let times = self.times(tag, offsets)?;
-        let (first_at, last_at) = match (times.iter().next(), times.iter().next_back()) {
-            (Some(first), Some(last)) if tag.all || times.iter().count() == tag.count => (first, last),
-            _ => return Err(self.corrupt()),
-        };
-        let point = |offset: u16, value| Point { time: start.plus_millis(i64::from(offset)), value };
-        if tag.count == 1 {
-            return Ok((Aggregate::of(point(first_at, self.f64()?)), times, &[]));
-        }
-        let ends = self.bytes(1)?[0];
-        let (Some(min_end), Some(max_end)) = (End::from_code(ends & 3), End::from_code(ends >> 2)) else {
-            return Err(self.corrupt());
-        };
-        let sum = self.sum(tag)?;
-        let min = if min_end == End::Neither { self.f64()? } else { 0.0 };
-        let max = if max_end == End::Neither { self.f64()? } else { 0.0 };
-        let (first, last) = (self.f64()?, self.f64()?);
-        let resolve = |end, written| match end {
-            End::Neither => written,
-            End::First => first,
-            End::Last => last,
-        };
-        let aggregate = Aggregate {
-            count: tag.count as u64,
-            sum,
-            min: resolve(min_end, min),
-            max: resolve(max_end, max),
-            first: point(first_at, first),
-            last: point(last_at, last),
-        };
-        Ok((aggregate, times, self.bytes((tag.count - 2) * 2)?))
-    }
-
-    fn series_1(&mut self, start: WindowStart, tag: &Tag, offsets: &'a [u8]) -> Result<Read<'a>, PackedError> {
-        let aggregate = if tag.count == 1 {
-            Aggregate::of(self.point(start)?)
-        } else {
-            let sum = self.sum(tag)?;
-            let (min, max) = (self.f64()?, self.f64()?);
-            let (first, last) = (self.point(start)?, self.point(start)?);
-            Aggregate { count: tag.count as u64, sum, min, max, first, last }
-        };
-        let times = self.times(tag, offsets)?;
-        let checks = if tag.count > 2 { self.bytes(tag.count * 2)? } else { &[] };
-        Ok((aggregate, times, checks))
     }
 }
 
@@ -447,6 +240,7 @@ mod tests {
     use super::*;
     use crate::model::Timestamp;
     use crate::rollup::Outcome;
+    use crate::rollup::window::check_of;
 
     fn start() -> Timestamp {
         Timestamp::from_millis(1_764_000_000_000)
@@ -514,6 +308,40 @@ mod tests {
         }
         blob[0] = 9;
         assert_eq!(BaseRow::unpack(start(), &blob), Err(PackedError::Version(9)));
+    }
+
+    /// Two readings of one metric in version 2: what says where its extremes are, and its numbers after it.
+    fn two_readings(ends: u8, numbers: &[f64]) -> Vec<u8> {
+        let mut blob = vec![VERSION, 0, 0, 2, 0, 0, 5, 0, 1, 7, 2 << 2 | 2, ends];
+        blob.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+        blob
+    }
+
+    #[test]
+    fn a_row_that_packing_would_not_have_written_is_refused() {
+        let good = two_readings(1 | 2 << 2, &[3.0, 1.0, 2.0]);
+        assert!(BaseRow::unpack(start(), &good).is_ok());
+        let cases = [
+            ("the smallest is the first and written", two_readings(2 << 2, &[3.0, 1.0, 1.0, 2.0])),
+            ("the smallest is neither of the two", two_readings(2 << 2, &[3.0, 0.5, 1.0, 2.0])),
+            ("the smallest is the larger one", two_readings(2 | 2 << 2, &[3.0, 1.0, 2.0])),
+            ("the last of two that are equal", two_readings(1 | 2 << 2, &[2.0, 1.0, 1.0])),
+            ("a value is minus zero", two_readings(1 | 2 << 2, &[2.0, -0.0, 2.0])),
+            ("a value is infinite", two_readings(1 | 2 << 2, &[2.0, 1.0, f64::INFINITY])),
+            ("no such end", two_readings(3, &[3.0, 1.0, 2.0])),
+        ];
+        for (what, blob) in cases {
+            assert!(matches!(BaseRow::unpack(start(), &blob), Err(PackedError::Corrupt(_))), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_row_of_version_1_whose_checks_are_not_those_of_its_ends_is_refused() {
+        let mut blob = include_bytes!("../../tests/fixtures/rollup-v1.bin").to_vec();
+        let check = check_of(0.1).to_le_bytes();
+        let at = blob.windows(2).position(|bytes| bytes == check).expect("the first value's check");
+        blob[at] ^= 1;
+        assert!(matches!(BaseRow::unpack(start(), &blob), Err(PackedError::Corrupt(_))));
     }
 
     proptest::proptest! {

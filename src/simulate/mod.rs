@@ -11,6 +11,7 @@ mod broker;
 mod city;
 mod data_centre;
 mod fault;
+pub mod load;
 mod modbus_server;
 mod outbox;
 mod port;

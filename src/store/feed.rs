@@ -6,12 +6,19 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::indicators::write_indicators;
 use super::read::collect;
-use super::schema::{count_at, device_at, time_at, to_sql, window_at};
+use super::schema::{StateKey, count_at, device_at, time_at, to_sql, window_at};
 use super::{Error, IndicatorRow, Reader, StaleWindow, StorePath};
 use crate::model::{DeviceId, Timestamp, Window, WindowStart};
 
 /// Refused lines that are kept.
 const QUARANTINED_MAX: i64 = 1_000;
+
+/// Bytes of a refused line, and of the reason, that are kept.
+const QUARANTINED_BYTES_MAX: usize = 16 * 1_024;
+
+fn cut(text: &str) -> &str {
+    &text[..text.floor_char_boundary(QUARANTINED_BYTES_MAX)]
+}
 
 /// A roll-up that became final or was amended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,13 +82,16 @@ pub struct Quarantined {
 impl Reader {
     /// Up to `limit` roll-ups that changed after place `after` of the feed, in order.
     ///
+    /// What starts before the rows that are kept is passed over: it cannot be told any more, and was counted when it went.
     /// A window that changed again since has moved to its latest place, so what is read here is never out of date.
     ///
     /// # Errors
     /// [`Error`] where SQLite refuses.
     pub fn changes(&self, after: u64, limit: usize) -> Result<Vec<Change>, Error> {
-        let sql = "SELECT seq, window, start, device FROM change WHERE seq > ? ORDER BY seq LIMIT ?";
-        let read = collect(&self.connection, sql, params![to_sql(after), to_sql(limit as u64)], |row| {
+        let sql = "SELECT seq, window, start, device FROM change WHERE seq > ? AND start >=
+                     coalesce((SELECT value FROM state WHERE key = ?), start) ORDER BY seq LIMIT ?";
+        let parameters = params![to_sql(after), StateKey::KeptFrom.label(), to_sql(limit as u64)];
+        let read = collect(&self.connection, sql, parameters, |row| {
             Ok(Change {
                 seq: count_at(row, 0)?,
                 window: window_at(row, 1)?,
@@ -187,10 +197,11 @@ impl SideWriter {
             let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             transaction
                 .prepare_cached("INSERT INTO quarantine(at, sink, line, reason) VALUES(?, ?, ?, ?)")?
-                .execute(params![line.at.as_millis(), line.sink, line.line, line.reason])?;
-            transaction
+                .execute(params![line.at.as_millis(), line.sink, cut(&line.line), cut(&line.reason)])?;
+            let dropped = transaction
                 .prepare_cached("DELETE FROM quarantine WHERE seq <= (SELECT max(seq) FROM quarantine) - ?")?
                 .execute([QUARANTINED_MAX])?;
+            StateKey::QuarantinedDropped.add(&transaction, dropped as u64)?;
             transaction.commit()
         };
         write().map_err(|source| self.path.error("write a refused line", source))

@@ -1,11 +1,12 @@
 //! What becomes final, and what is amended after it was: entries for sinks and marks for the indicator worker.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use rusqlite::{Connection, Transaction, params};
 
 use super::WriterOptions;
-use super::schema::{StateKey, time_at, to_sql};
+use super::schema::{StateKey, count_at, time_at, to_sql};
 use super::series::STEP_ROWS_MAX;
 use crate::model::{BASE_WINDOW_MS, DeviceId, MetricId, Timestamp, Window, WindowStart};
 use crate::rollup::BaseRow;
@@ -107,6 +108,8 @@ pub(super) struct Feeder<'a> {
     pub(super) generation: u64,
     /// Rows before this are being deleted: what a window that starts before it comes to can no longer be told.
     pub(super) oldest: Timestamp,
+    /// Rows that sinks are not told for that, and windows that are not computed.
+    pub(super) untold: Cell<(u64, u64)>,
 }
 
 impl Feeder<'_> {
@@ -214,13 +217,18 @@ impl Feeder<'_> {
     /// Goes from row to row, so that a span of years without rows costs nothing.
     fn finalise_with_rows(&self, window: Window, before: Finality, after: Timestamp) -> Result<(), rusqlite::Error> {
         let mut next = self.transaction.prepare_cached("SELECT min(start) FROM rollup WHERE start >= ?")?;
+        // Rows before `oldest` may be there still; a window that they are a part of is looked at for the rest of it.
         let mut cursor = window.bounds(before.until, &self.options.zone).0.max(self.oldest);
         while let Some(row) = next.query_row([cursor.as_millis()], |row| row.get::<_, Option<i64>>(0))? {
             let (start, end) = window.bounds(Timestamp::from_millis(row), &self.options.zone);
             if end > after {
                 break;
             }
-            if start >= self.oldest && !before.is_early(start, end) {
+            if before.is_early(start, end) {
+                // It is final, and told.
+            } else if start < self.oldest {
+                self.note_untold(window, start, end)?;
+            } else {
                 if self.fed(window) {
                     self.feed_all(window, start, end)?;
                 }
@@ -233,11 +241,28 @@ impl Feeder<'_> {
         Ok(())
     }
 
+    /// Counts a window that became final when its beginning was gone.
+    fn note_untold(&self, window: Window, start: WindowStart, end: Timestamp) -> Result<(), rusqlite::Error> {
+        let (mut rows, mut windows) = self.untold.get();
+        if self.fed(window) {
+            rows += self
+                .transaction
+                .prepare_cached(
+                    "SELECT count(*) FROM device WHERE EXISTS (SELECT 1 FROM rollup INDEXED BY rollup_by_device
+                       WHERE rollup.device = device.id AND rollup.start >= ? AND rollup.start < ?)",
+                )?
+                .query_row(params![start.as_millis(), end.as_millis()], |row| count_at(row, 0))?;
+        }
+        windows += u64::from(self.computed(window));
+        self.untold.set((rows, windows));
+        Ok(())
+    }
+
     fn mark_empty(&self, window: Window, before: Finality, after: Timestamp) -> Result<(), rusqlite::Error> {
         let from = before.until.max(after.plus_millis(-EMPTY_MARKED_MS));
         let (mut start, mut end) = window.bounds(from, &self.options.zone);
         while end <= after {
-            if !before.is_early(start, end) {
+            if start >= self.oldest && !before.is_early(start, end) {
                 self.mark(window, start)?;
             }
             (start, end) = window.bounds(end, &self.options.zone);

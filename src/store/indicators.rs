@@ -5,8 +5,8 @@ use std::sync::Arc;
 use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, TransactionBehavior, params, params_from_iter};
 
-use super::read::collect;
-use super::schema::{count_at, time_at, to_sql, window_at};
+use super::read::{collect, kept_from};
+use super::schema::{StateKey, count_at, time_at, to_sql, window_at};
 use super::{Error, Reader};
 use crate::indicator::Level;
 use crate::model::{Timestamp, Window, WindowStart};
@@ -240,6 +240,8 @@ pub(super) fn write_indicators(
 ) -> Result<usize, rusqlite::Error> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let mut changed = 0;
+    // Rows that went while it was computed are missing in it: what was told of the whole window stays.
+    let is_gone = kept_from(&transaction)?.is_some_and(|kept_from| computed.start < kept_from);
     {
         let mut find = transaction.prepare_cached(
             "SELECT revision, value, numerator, denominator, completeness FROM indicator
@@ -250,7 +252,7 @@ pub(super) fn write_indicators(
             "INSERT OR REPLACE INTO indicator(id, level, window, area, operator, site, start, value, numerator,
                denominator, completeness, revision) VALUES(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         )?;
-        for row in rows {
+        for row in rows.iter().filter(|_| !is_gone) {
             let (level, window, start) = (row.level.label(), row.window.code(), row.start.as_millis());
             let numbers = [row.value, row.numerator, row.denominator, row.completeness].map(told);
             let known = find
@@ -285,6 +287,7 @@ pub(super) fn write_indicators(
             .prepare_cached("DELETE FROM stale WHERE start = ? AND window = ? AND generation = ?")?
             .execute(params![computed.start.as_millis(), computed.window.code(), to_sql(computed.generation)])?;
     }
+    StateKey::MarksExpired.add(&transaction, is_gone.into())?;
     transaction.commit()?;
     Ok(changed)
 }

@@ -10,12 +10,13 @@
 //!   that a change made while they are computed is not lost.
 //! - What is final stays final, whatever the clock does, and what is not there yet becomes final at its own time, also
 //!   after a clock that ran ahead ([`Finality`]).
-//! - Nothing grows without bound: rows, indicators and changes go by age (changes that a sink never got are counted as
-//!   `feed_expired`), dead letters and quarantined lines by number.
+//! - Nothing grows without bound: rows, indicators and changes go by age and for a bound in bytes ([`retention`]), dead
+//!   letters and quarantined lines by number; what goes is counted.
 //!
 //! There is one [`Writer`], owned by the pipeline; [`Reader`]s are many and never block it (write-ahead log). Sinks and
 //! the indicator worker write their own small rows through [`SideWriter`]. Never reads the clock.
 
+mod bound;
 mod feed;
 mod finality;
 mod indicators;
@@ -33,12 +34,16 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags};
 
+pub use bound::{Fill, Pressure, StoreBound};
 pub use feed::{Change, Feed, Quarantined, SideWriter, SinkState};
 pub use finality::Finality;
 pub use indicators::{IndicatorQuery, IndicatorRow, StaleWindow};
 pub use read::{Interrupter, Reader};
 pub use series::{Devices, SeriesQuery, SeriesRow};
-pub use write::{DEAD_LETTER_BYTES_MAX, DeadLetter, Flush, FlushedRow, StoredDevice, Writer, WriterOptions};
+pub use write::{DEAD_LETTER_BYTES_MAX, DeadLetter, Flush, FlushedRow, StoredDevice, Unlisted, Writer, WriterOptions};
+
+/// How long a connection waits for another one to let go.
+const BUSY_WAIT: Duration = Duration::from_secs(20);
 
 /// Why the store did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -104,7 +109,7 @@ impl StorePath {
     fn open(&self, flags: OpenFlags) -> Result<Connection, Error> {
         let open = || {
             let connection = Connection::open_with_flags(&self.0, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-            connection.busy_timeout(Duration::from_secs(20))?;
+            connection.busy_timeout(BUSY_WAIT)?;
             connection.set_prepared_statement_cache_capacity(64);
             Ok(connection)
         };

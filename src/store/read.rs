@@ -6,7 +6,7 @@ use rusqlite::{Connection, InterruptHandle, Params, Row};
 
 use super::finality::Finality;
 use super::schema::{StateKey, count_at, device_at, time_at, to_sql};
-use super::{DeadLetter, Error, StorePath, StoredDevice};
+use super::{DeadLetter, Error, StorePath, StoredDevice, Unlisted};
 use crate::ledger::Ledger;
 use crate::model::{JournalPosition, MetricId, Timestamp};
 
@@ -75,12 +75,20 @@ impl Reader {
         self.count(StateKey::JournalPosition).map(JournalPosition)
     }
 
-    /// Changed roll-ups that expired before every sink had read them, since the store was made.
+    /// Entries of the feeds that went before every sink had read them, since the store was made.
     ///
     /// # Errors
     /// [`Error`] where SQLite refuses.
     pub fn feed_expired(&self) -> Result<u64, Error> {
         self.count(StateKey::FeedExpired)
+    }
+
+    /// What the store has let go since it was made, by name.
+    ///
+    /// # Errors
+    /// [`Error`] where SQLite refuses.
+    pub fn discards(&self) -> Result<Vec<(&'static str, u64)>, Error> {
+        StateKey::DISCARDS.into_iter().map(|key| Ok((key.label(), self.count(key)?))).collect()
     }
 
     /// The ledger as of the last flush; `received` and `pending` are the journal's to tell.
@@ -141,6 +149,11 @@ pub(super) fn collect<T>(
     connection.prepare_cached(sql)?.query_map(params, read)?.collect()
 }
 
+/// Windows that start before this are gone, or are going; `None` while nothing is.
+pub(super) fn kept_from(connection: &Connection) -> Result<Option<Timestamp>, rusqlite::Error> {
+    Ok(StateKey::KeptFrom.read(connection)?.filter(|at| *at > i64::MIN).map(Timestamp::from_millis))
+}
+
 pub(super) fn ledger(connection: &Connection) -> Result<Ledger, rusqlite::Error> {
     let mut ledger = Ledger::default();
     let mut unknown = 0u64;
@@ -166,6 +179,21 @@ pub(super) fn devices(connection: &Connection) -> Result<Vec<StoredDevice>, rusq
             area: row.get(4)?,
             operator: row.get(5)?,
         })
+    })
+}
+
+pub(super) fn unlisted(connection: &Connection) -> Result<Unlisted, rusqlite::Error> {
+    Ok(Unlisted {
+        devices: collect(connection, "SELECT device, source FROM taken_in ORDER BY device", (), |row| {
+            Ok((device_at(row, 0)?, row.get(1)?))
+        })?,
+        listed: Vec::new(),
+        metrics: collect(
+            connection,
+            "SELECT device, metric FROM unlisted_metric ORDER BY device, metric",
+            (),
+            |row| Ok((device_at(row, 0)?, MetricId(row.get(1)?))),
+        )?,
     })
 }
 

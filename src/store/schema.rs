@@ -6,7 +6,7 @@ use super::{Error, StorePath};
 use crate::model::{DeviceId, Timestamp, Window};
 
 /// Version of the tables this build writes.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
 
 const TABLES: &str = "
 CREATE TABLE state(key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -39,8 +39,17 @@ CREATE TABLE quarantine(seq INTEGER PRIMARY KEY AUTOINCREMENT, at INTEGER NOT NU
   line TEXT NOT NULL, reason TEXT NOT NULL);
 ";
 
+/// What version 2 adds. A store of version 1 does not say which devices were taken in without being listed, nor what
+/// metrics of theirs, so these are not counted against the bounds until they are heard anew.
+const TABLES_2: &str = "
+-- Devices that were taken in without ever being listed, by the source that heard them first.
+CREATE TABLE taken_in(device INTEGER PRIMARY KEY, source TEXT NOT NULL);
+-- Metrics that a device has sent and its profile does not list.
+CREATE TABLE unlisted_metric(device INTEGER NOT NULL, metric INTEGER NOT NULL, PRIMARY KEY(device, metric)) WITHOUT ROWID;
+";
+
 /// Bytes that the write-ahead log keeps after a checkpoint; a large flush makes it longer for a while.
-const LOG_BYTES_KEPT: i64 = 64 << 20;
+pub(super) const LOG_BYTES_KEPT: i64 = 64 << 20;
 
 impl StorePath {
     /// Opens the file for the writer, making folder and tables where there are none.
@@ -51,16 +60,19 @@ impl StorePath {
         let mut connection = self.open(OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
         // The version comes first, so that a file of a later build is left as it is.
         let found = self.version(&connection)?;
-        if ![0, VERSION].contains(&found) {
+        if !(0..=VERSION).contains(&found) {
             return Err(self.unknown_version(found));
         }
         let mut set_up = || {
             // FULL: a transaction is on disk when it returns, since journal segments are deleted on its strength.
             connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")?;
             connection.pragma_update(None, "journal_size_limit", LOG_BYTES_KEPT)?;
-            if found == 0 {
+            if found < VERSION {
                 let transaction = connection.transaction()?;
-                transaction.execute_batch(TABLES)?;
+                if found == 0 {
+                    transaction.execute_batch(TABLES)?;
+                }
+                transaction.execute_batch(TABLES_2)?;
                 transaction.pragma_update(None, "user_version", VERSION)?;
                 transaction.commit()?;
             }
@@ -121,12 +133,30 @@ pub(super) enum StateKey {
     EarlyUntil,
     /// Number of flushes.
     Generation,
-    /// Changes that expired before every sink had read them.
+    /// Entries of the feeds that went before every sink had read them.
     FeedExpired,
+    /// Windows that start before this are gone or going, ms since the epoch; see [`super::retention`].
+    KeptFrom,
+    /// As far as that is for the bound in bytes and not for age, ms since the epoch.
+    ShedUntil,
+    /// Rows that were deleted for their age.
+    RowsExpired,
+    /// Rows that were deleted for the bound in bytes.
+    RowsShed,
+    /// Indicators that were deleted for their age.
+    IndicatorsExpired,
+    /// Indicators that were deleted for the bound in bytes.
+    IndicatorsShed,
+    /// Windows whose rows went before their indicators were computed.
+    MarksExpired,
+    /// Rejected messages that are no longer kept, or never were.
+    DeadLettersDropped,
+    /// Refused lines that are no longer kept.
+    QuarantinedDropped,
 }
 
 impl StateKey {
-    const fn label(self) -> &'static str {
+    pub(super) const fn label(self) -> &'static str {
         match self {
             Self::JournalPosition => "journal_position",
             Self::FinalUntil => "final_until",
@@ -134,7 +164,35 @@ impl StateKey {
             Self::EarlyUntil => "early_until",
             Self::Generation => "generation",
             Self::FeedExpired => "feed_expired",
+            Self::KeptFrom => "kept_from",
+            Self::ShedUntil => "shed_until",
+            Self::RowsExpired => "rows_expired",
+            Self::RowsShed => "rows_shed",
+            Self::IndicatorsExpired => "indicators_expired",
+            Self::IndicatorsShed => "indicators_shed",
+            Self::MarksExpired => "marks_expired",
+            Self::DeadLettersDropped => "dead_letters_dropped",
+            Self::QuarantinedDropped => "quarantined_dropped",
         }
+    }
+
+    /// What the store counts of what it lets go.
+    pub(super) const DISCARDS: [Self; 8] = [
+        Self::FeedExpired,
+        Self::RowsExpired,
+        Self::RowsShed,
+        Self::IndicatorsExpired,
+        Self::IndicatorsShed,
+        Self::MarksExpired,
+        Self::DeadLettersDropped,
+        Self::QuarantinedDropped,
+    ];
+
+    pub(super) fn add(self, connection: &Connection, count: u64) -> Result<(), rusqlite::Error> {
+        if count == 0 {
+            return Ok(());
+        }
+        self.write(connection, to_sql(self.count(connection)?.saturating_add(count)))
     }
 
     pub(super) fn read(self, connection: &Connection) -> Result<Option<i64>, rusqlite::Error> {

@@ -13,6 +13,7 @@ use jiff::tz::TimeZone;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::finality::Finality;
+use super::read::kept_from;
 use super::schema::{count_at, device_at, time_at};
 use super::{Error, Reader};
 use crate::inventory::{Device, Inventory, MetricDef};
@@ -145,7 +146,9 @@ fn rows_span(
         return Ok(None);
     };
     let bounds = |at| query.window.bounds(at, query.zone);
-    let from = query.from.max(bounds(Timestamp::from_millis(oldest)).0);
+    // A window whose beginning is gone, or going, is not told: it would look whole.
+    let from =
+        query.from.max(bounds(Timestamp::from_millis(oldest)).0).max(kept_from(connection)?.unwrap_or(query.from));
     let to = query.to.min(Timestamp::from_millis(newest).plus_millis(1));
     if from >= to {
         return Ok(None);

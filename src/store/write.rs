@@ -1,22 +1,31 @@
 //! The one writer: rows, ledger, journal position and finality in one transaction.
 
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::tz::TimeZone;
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 
+use super::bound::{Bound, Fill, StoreBound};
 use super::finality::{Amended, Feeder, Finality};
-use super::retention::{oldest_kept, prune};
+use super::retention::Pruner;
 use super::schema::{StateKey, to_sql};
 use super::{Error, StorePath};
+use crate::disk::Space;
 use crate::inventory::{Device, Inventory};
 use crate::ledger::Ledger;
 use crate::model::{DeviceId, JournalPosition, MetricId, Timestamp, Window, WindowStart};
 use crate::rollup::DeviceWindow;
 
-/// Bytes of a rejected payload that are kept.
+/// Bytes of a rejected payload that are kept, and of its topic.
 pub const DEAD_LETTER_BYTES_MAX: usize = 1_024;
+
+/// Pages after which the log is folded into the file.
+const CHECKPOINT_PAGES: i64 = 1_000;
+/// How long a flush waits for readers when the log is too long.
+const LOG_WAIT: Duration = Duration::from_millis(200);
 
 /// What the writer needs to know of the configuration.
 #[derive(Clone, Debug)]
@@ -66,6 +75,17 @@ impl StoredDevice {
             operator: site.operator.clone(),
         }
     }
+}
+
+/// What was taken in without being listed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unlisted {
+    /// Devices that were never listed, with the source that heard them first.
+    pub devices: Vec<(DeviceId, Arc<str>)>,
+    /// Devices that were, and are listed now.
+    pub listed: Vec<DeviceId>,
+    /// Metrics that a device has sent and its profile does not list.
+    pub metrics: Vec<(DeviceId, MetricId)>,
 }
 
 /// A row to write.
@@ -122,6 +142,12 @@ pub struct Writer {
     finality: Option<Finality>,
     /// Where the final windows ended when the clock was last seen behind them.
     fell_back_to: Option<Timestamp>,
+    /// Windows that start before this are gone; `None` while nothing is.
+    kept_from: Option<Timestamp>,
+    bound: Bound,
+    fill: Fill,
+    /// What the next flush writes of what was taken in.
+    unlisted: Unlisted,
     scratch: Vec<u8>,
 }
 
@@ -133,7 +159,20 @@ impl Writer {
     pub fn open(path: &StorePath, options: WriterOptions) -> Result<Self, Error> {
         let connection = path.open_writer()?;
         let finality = Finality::read(&connection).map_err(|source| path.error("read its state", source))?;
-        Ok(Self { connection, path: path.clone(), options, finality, fell_back_to: None, scratch: Vec::new() })
+        let kept_from = super::read::kept_from(&connection).map_err(|source| path.error("read its state", source))?;
+        let bound = Bound::new(StoreBound::default(), path.used_bytes(&connection)?);
+        Ok(Self {
+            connection,
+            path: path.clone(),
+            options,
+            finality,
+            fell_back_to: None,
+            kept_from,
+            bound,
+            fill: Fill::default(),
+            unlisted: Unlisted::default(),
+            scratch: Vec::new(),
+        })
     }
 
     /// Lets the file grow by `pages` pages at the most, or as it likes: beyond that the disk is full.
@@ -143,6 +182,48 @@ impl Writer {
         let max = pages.map_or(i64::from(u32::MAX - 1), |pages| pragma("page_count").expect("a number") + pages);
         let set = self.connection.pragma_update_and_check(None, "max_page_count", max, |_| Ok(()));
         set.expect("a bound");
+    }
+
+    /// Keeps the store within `bound`, as far as its disk goes.
+    ///
+    /// # Errors
+    /// [`Error`] where SQLite refuses.
+    pub fn bounded(mut self, bound: StoreBound) -> Result<Self, Error> {
+        self.bound = Bound::new(bound, self.path.used_bytes(&self.connection)?);
+        self.look_at_disk();
+        let set = |key, value: i64| self.connection.pragma_update_and_check(None, key, value, |_| Ok(()));
+        let log_bytes = self.bound.log_bytes_max();
+        // The log is folded into the file every so many pages of 4 KiB.
+        set("journal_size_limit", log_bytes)
+            .and_then(|()| set("wal_autocheckpoint", (log_bytes >> 12).min(CHECKPOINT_PAGES)))
+            .map_err(|source| self.path.error("set up", source))?;
+        Ok(self)
+    }
+
+    fn look_at_disk(&mut self) {
+        let space = self.path.space();
+        if space != Space::BOUNDLESS {
+            let (file, log) = self.path.file_bytes();
+            self.bound.look(file + log, space.free_bytes);
+        }
+    }
+
+    /// Where it lives.
+    #[must_use]
+    pub fn path(&self) -> &StorePath {
+        &self.path
+    }
+
+    /// How full the store was after the last flush.
+    #[must_use]
+    pub fn fill(&self) -> Fill {
+        self.fill
+    }
+
+    /// Windows that start before this are gone, and so is a late reading for them; `None` while nothing is gone.
+    #[must_use]
+    pub fn kept_from(&self) -> Option<Timestamp> {
+        self.kept_from
     }
 
     /// First record of the journal that the rows do not hold.
@@ -177,6 +258,14 @@ impl Writer {
         until < final_now || (until > final_now && self.fell_back_to != Some(until))
     }
 
+    /// Whether the store is above its bound, which indicators alone can bring it to.
+    ///
+    /// # Errors
+    /// [`Error`] where SQLite refuses.
+    pub fn bound_due(&self) -> Result<bool, Error> {
+        Ok(self.path.used_bytes(&self.connection)? > self.bound.bytes_max().0)
+    }
+
     /// End of the newest base window whose grace is over at `now`.
     fn final_at(&self, now: Timestamp) -> Timestamp {
         Window::Minute1.bounds(now.plus_millis(-self.options.grace_ms), &TimeZone::UTC).0
@@ -196,6 +285,19 @@ impl Writer {
     /// [`Error`] where SQLite refuses.
     pub fn metrics(&self) -> Result<Vec<(MetricId, Arc<str>)>, Error> {
         super::read::metrics(&self.connection).map_err(|source| self.path.error("read its metrics", source))
+    }
+
+    /// What was taken in without being listed, as of the last flush.
+    ///
+    /// # Errors
+    /// [`Error`] where SQLite refuses.
+    pub fn unlisted(&self) -> Result<Unlisted, Error> {
+        super::read::unlisted(&self.connection).map_err(|source| self.path.error("read what was not listed", source))
+    }
+
+    /// Has the next flush write what was taken in since the last one.
+    pub fn note_unlisted(&mut self, unlisted: Unlisted) {
+        self.unlisted = unlisted;
     }
 
     /// Start of the newest row.
@@ -229,7 +331,29 @@ impl Writer {
     /// [`Error`] where SQLite refuses (disk full, damage); nothing of the flush is written then.
     pub fn flush(&mut self, flush: &mut Flush<'_>) -> Result<usize, Error> {
         let path = self.path.clone();
-        self.flush_inner(flush).map_err(|source| path.error("write a flush", source))
+        self.look_at_disk();
+        let rows = self.flush_inner(flush).map_err(|source| path.error("write a flush", source))?;
+        self.shorten_log();
+        Ok(rows)
+    }
+
+    /// Folds a log into the file that readers have kept from being begun anew, as far as they let it in a moment.
+    fn shorten_log(&mut self) {
+        let log_bytes = self.path.file_bytes().1;
+        self.fill.log_bytes = log_bytes;
+        if log_bytes <= 2 * u64::try_from(self.bound.log_bytes_max()).unwrap_or(0) {
+            return;
+        }
+        let fold = || {
+            self.connection.busy_timeout(LOG_WAIT)?;
+            let folded = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(()));
+            self.connection.busy_timeout(super::BUSY_WAIT)?;
+            folded
+        };
+        // Failing is no harm to what was flushed: it is tried again with the next flush.
+        if let Err(error) = fold() {
+            tracing::debug!(%error, log_bytes, "the store's log cannot be shortened now");
+        }
     }
 
     fn flush_inner(&mut self, flush: &mut Flush<'_>) -> Result<usize, rusqlite::Error> {
@@ -241,22 +365,29 @@ impl Writer {
         let after = before.follow_on(final_now);
         let generation = StateKey::Generation.count(&transaction)? + 1;
         write_names(&transaction, flush)?;
+        write_unlisted(&transaction, &self.unlisted)?;
         write_dead_letters(&transaction, flush.dead_letters)?;
         let mut amended = Amended::new(before);
         let rows = write_rows(&transaction, flush.rows, &mut self.scratch, &mut amended)?;
         amended.amend_successors(&transaction)?;
-        let oldest = oldest_kept(&transaction, options, flush.now)?;
-        let feeder = Feeder { transaction: &transaction, options, generation, oldest };
+        let pruner = Pruner::new(&transaction, options, &self.bound, (flush.now, final_now))?;
+        let oldest = pruner.kept_from();
+        let feeder = Feeder { transaction: &transaction, options, generation, oldest, untold: Cell::default() };
         amended.write(&feeder)?;
         feeder.finalise(before, after.until)?;
+        let (untold, uncomputed) = feeder.untold.get();
+        StateKey::FeedExpired.add(&transaction, untold)?;
+        StateKey::MarksExpired.add(&transaction, uncomputed)?;
         write_ledger(&transaction, flush.ledger)?;
         StateKey::JournalPosition.write(&transaction, to_sql(flush.position.0))?;
         after.write(&transaction)?;
         StateKey::Generation.write(&transaction, to_sql(generation))?;
-        prune(&transaction, options, oldest)?;
+        let fill = pruner.prune(rows, (after.until, final_now))?;
         transaction.commit()?;
         self.finality = Some(after);
         self.fell_back_to = (after.until > final_now).then_some(after.until);
+        (self.fill, self.kept_from) = (fill, fill.kept_from);
+        self.unlisted = Unlisted::default();
         Ok(rows)
     }
 }
@@ -277,12 +408,29 @@ fn write_names(transaction: &Transaction<'_>, flush: &Flush<'_>) -> Result<(), r
     Ok(())
 }
 
+fn write_unlisted(transaction: &Transaction<'_>, unlisted: &Unlisted) -> Result<(), rusqlite::Error> {
+    let mut insert = transaction.prepare_cached("INSERT OR IGNORE INTO taken_in VALUES(?, ?)")?;
+    for (device, source) in &unlisted.devices {
+        insert.execute(params![device.0, source])?;
+    }
+    let mut delete = transaction.prepare_cached("DELETE FROM taken_in WHERE device = ?")?;
+    for device in &unlisted.listed {
+        delete.execute([device.0])?;
+    }
+    let mut insert = transaction.prepare_cached("INSERT OR IGNORE INTO unlisted_metric VALUES(?, ?)")?;
+    for (device, metric) in &unlisted.metrics {
+        insert.execute([device.0, metric.0])?;
+    }
+    Ok(())
+}
+
 fn write_dead_letters(transaction: &Transaction<'_>, letters: &[DeadLetter]) -> Result<(), rusqlite::Error> {
     let mut insert = transaction
         .prepare_cached("INSERT INTO dead_letter(at, source, topic, reason, payload) VALUES(?, ?, ?, ?, ?)")?;
     for letter in letters {
         let payload = &letter.payload[..letter.payload.len().min(DEAD_LETTER_BYTES_MAX)];
-        insert.execute(params![letter.at.as_millis(), letter.source, letter.topic, letter.reason, payload])?;
+        let topic = &letter.topic[..letter.topic.floor_char_boundary(DEAD_LETTER_BYTES_MAX)];
+        insert.execute(params![letter.at.as_millis(), letter.source, topic, letter.reason, payload])?;
     }
     Ok(())
 }

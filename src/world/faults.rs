@@ -44,6 +44,7 @@ faults! {
     ReadsFail => "reads of the journal failed", 3;
     JournalRefuses => "batch refused by the journal", 0;
     StoreFull => "store's disk full while flushing", 4;
+    FlushFails => "process killed after a flush that failed", 0;
     DeviceOffline => "device offline, its backlog sent late in any order", 5;
     Resend => "message sent again by its device", 8;
     Misdated => "device clock years off", 4;

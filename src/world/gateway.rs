@@ -139,6 +139,7 @@ impl Ground {
             options: self.pipeline_options(),
             clock,
             part: part(PartKind::Pipeline, "pipeline"),
+            store_part: part(PartKind::Store, "store"),
             ready: Arc::default(),
             stop: Arc::default(),
         };

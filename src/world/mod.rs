@@ -81,6 +81,8 @@ struct World {
     ground: Ground,
     gateway: Option<Gateway>,
     runtime: Runtime,
+    /// Whether the gateway's clock ever lost the time: then it cannot tell which devices are years off.
+    was_unset: bool,
     /// The journal's disk takes its time: nothing is committed.
     disk_is_slow: bool,
     /// Bits that were flipped on the journal's disk.
@@ -113,6 +115,7 @@ impl World {
         };
         let devices = (0..PLACES.len()).map(|index| SimulatedDevice::new(index, START_MS, &mut rng)).collect();
         let snapshots = mood.weight(Fault::PowerCut) > 0 && rng.bool();
+        small_pages(&ground);
         let mut world = Self {
             mood,
             faults: Faults::default(),
@@ -126,6 +129,7 @@ impl World {
             ground,
             gateway: None,
             runtime: Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime"),
+            was_unset: false,
             disk_is_slow: false,
             flips: 0,
             unreadable_starts: 0,
@@ -260,13 +264,18 @@ impl World {
 
     fn flush(&mut self) {
         let Some(gateway) = &mut self.gateway else { return };
-        if gateway.pipeline.flush()
-            && let Some(snapshot) = &self.snapshot
-        {
-            copy_store(&self.ground.folder, snapshot.path());
-        }
+        let is_flushed = gateway.pipeline.flush();
         let position = gateway.pipeline.writer().position().expect("a position");
         assert!(position <= gateway.journal().end(), "the store's position runs ahead of the journal");
+        match &self.snapshot {
+            Some(snapshot) if is_flushed => copy_store(&self.ground.folder, snapshot.path()),
+            // What fills a disk is often what ends the process.
+            _ if !is_flushed && self.rng.bool() => {
+                self.faults.count(Fault::FlushFails);
+                self.kill();
+            }
+            _ => {}
+        }
     }
 
     fn compute(&mut self) {
@@ -357,7 +366,16 @@ impl World {
             }
             Fault::Garbage => self.publish_as(|device, rng| Some(device.garble(rng))),
             Fault::GatewayClockSteps => {
-                self.clock_off_ms = if self.rng.bool() { self.rng.i64(0..20 * HOUR_MS) } else { 0 };
+                self.clock_off_ms = match self.rng.u8(..6) {
+                    0..3 => 0,
+                    3 => self.rng.i64(0..20 * HOUR_MS),
+                    4 => -self.rng.i64(0..12 * HOUR_MS),
+                    // It has lost its battery.
+                    _ => {
+                        self.was_unset = true;
+                        HOUR_MS - self.now_ms
+                    }
+                };
                 self.tell_time();
             }
             Fault::Hours => {
@@ -370,9 +388,11 @@ impl World {
     }
 
     fn fill_store(&mut self) {
-        let room = if self.rng.bool() { Some(self.rng.i64(0..6)) } else { None };
+        let room = if self.rng.bool() { Some(self.rng.i64(0..3)) } else { None };
         let Some(gateway) = &self.gateway else { return };
         gateway.pipeline.writer().set_room(room);
+        self.read();
+        self.flush();
     }
 
     fn toggle_device(&mut self) {
@@ -399,7 +419,7 @@ impl World {
         self.ground.disk.calm();
         self.disk_is_slow = false;
         self.ground.far.calm();
-        self.clock_off_ms = self.clock_off_ms.min(0);
+        self.clock_off_ms = 0;
         for device in &mut self.devices {
             device.online = true;
             device.backlog.drain(..).for_each(|message| self.broker.publish(message));
@@ -441,6 +461,12 @@ fn copy_store(from: &Path, to: &Path) {
     for name in STORE_FILES.iter().filter(|name| from.join(name).exists()) {
         std::fs::copy(from.join(name), to.join(name)).expect("a copy");
     }
+}
+
+/// Makes the store's file one of small pages, so that every few rows need another one and find the disk full.
+fn small_pages(ground: &Ground) {
+    let file = rusqlite::Connection::open(ground.folder.join(STORE_FILES[0])).expect("a file");
+    file.execute_batch("PRAGMA page_size = 512; VACUUM;").expect("an empty store");
 }
 
 fn bounds(rng: &mut fastrand::Rng) -> Bounds {

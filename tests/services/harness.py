@@ -83,7 +83,7 @@ def listens(port: int) -> bool:
 class Mosquitto(Process):
     """A broker with persistence, so that sessions outlive a restart."""
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, inflight: int = 1000):
         super().__init__("mosquitto", folder)
         self.port = free_port()
         store = folder / "mosquitto"
@@ -92,7 +92,7 @@ class Mosquitto(Process):
         (folder / "mosquitto.conf").write_text(
             f"listener {self.port} 127.0.0.1\nallow_anonymous true\nuser {owner}\n"
             f"persistence true\npersistence_location {store}/\nautosave_interval 1\nautosave_on_changes false\n"
-            "max_queued_messages 0\nmax_inflight_messages 1000\nset_tcp_nodelay true\n"
+            f"max_queued_messages 0\nmax_inflight_messages {inflight}\nset_tcp_nodelay true\n"
         )
 
     def start(self) -> None:

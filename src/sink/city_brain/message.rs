@@ -56,7 +56,7 @@ pub(super) fn indicator(prefix: &str, row: &IndicatorRow, json: &IndicatorJson, 
 }
 
 /// `{prefix}/indicator/{level}/{area}/{id}/{window}`; at levels operator and site one more level says which.
-fn indicator_topic(prefix: &str, row: &IndicatorRow) -> String {
+pub(super) fn indicator_topic(prefix: &str, row: &IndicatorRow) -> String {
     let (level, area, id) = (row.level, level_text(&row.area), level_text(&row.id));
     let topic = format!("{prefix}/indicator/{level}/{area}/{id}/{}", row.window);
     match row.level {

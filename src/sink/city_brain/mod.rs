@@ -4,6 +4,8 @@
 //! all of a batch, so whatever a lost connection leaves open is sent again. Every connection is a new client: nothing
 //! of an old one is left to be sent out of order. Never keeps a row that the store does not have.
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod message;
 #[cfg(test)]
 mod tests;

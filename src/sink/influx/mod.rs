@@ -8,6 +8,8 @@
 pub mod bench;
 mod client;
 mod feed;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod line;
 mod policy;
 #[cfg(test)]

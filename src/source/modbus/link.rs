@@ -3,9 +3,11 @@
 //! A reply that comes after its deadline would be taken for the answer to the next request, so a link that timed out or
 //! saw a transport error must be dropped; only an exception leaves it good.
 
+use std::fmt::Debug;
 use std::io::ErrorKind;
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_modbus::client::{Client, Context, tcp};
@@ -79,13 +81,18 @@ impl Link {
             match timeout(share, TcpStream::connect(address)).await {
                 Ok(Ok(stream)) => {
                     stream.set_nodelay(true).map_err(|error| unreachable(error.to_string()))?;
-                    return Ok(Self { context: tcp::attach(stream), proven: false, ready: Instant::now() });
+                    return Ok(Self::over(stream));
                 }
                 Ok(Err(error)) => failure = unreachable(words(&error)),
                 Err(_) => failure = unreachable(late(share)),
             }
         }
         Err(failure)
+    }
+
+    /// Speaks over `stream`, whose other end is a device.
+    pub(super) fn over(stream: impl AsyncRead + AsyncWrite + Send + Unpin + Debug + 'static) -> Self {
+        Self { context: tcp::attach(stream), proven: false, ready: Instant::now() }
     }
 
     /// Asks `unit` and waits `request_timeout` for the answer; the next request waits `pause` after that.

@@ -5,6 +5,8 @@
 //! a value, never keeps a poll that the journal refuses.
 
 mod endpoint;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod link;
 mod plan;
 mod schedule;

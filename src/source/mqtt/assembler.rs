@@ -92,6 +92,12 @@ impl Assembler {
         self.buffer.extend_from_slice(bytes);
     }
 
+    /// Bytes that wait for the rest of their packet.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// The next whole packet, or `None` until more bytes are fed.
     pub(super) fn next(&mut self) -> Result<Option<Incoming>, Malformed> {
         if let Some(passed) = self.passing_by.take_if(|passing_by| passing_by.remaining == 0) {

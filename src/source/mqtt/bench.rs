@@ -48,7 +48,7 @@ pub fn read_and_acknowledge(bytes: &[u8]) -> usize {
                 packet_ids.extend(std::hint::black_box(&message).packet_id);
             }
         }
-        let batch = session.hand_over(packet_ids);
+        let batch = session.hand_over(packet_ids, now);
         session.settle(Epoch(1), batch, Fate::Kept, now).expect("acknowledgements can be written");
         acknowledged += session.output().len();
         session.written(session.output().len(), now);

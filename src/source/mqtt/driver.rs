@@ -21,6 +21,7 @@ use crate::journal::{Inlet, RefusedCause};
 use crate::model::millis;
 
 use super::Options;
+use super::ack_waits::AckCounters;
 use super::assembler::{Assembler, Body, Message};
 use super::dial::{DialError, Dialler};
 use super::intake::{Intake, Settlement};
@@ -55,7 +56,7 @@ const STOP_BROKER_TIMEOUT: Duration = Duration::from_millis(500);
 struct Counters {
     messages: Counter,
     bytes: Counter,
-    acks: Counter,
+    acks: AckCounters,
     oversize: Counter,
     connects: Counter,
     disconnects: Counter,
@@ -129,7 +130,7 @@ impl Driver {
         let counters = Counters {
             messages: part.counter("messages"),
             bytes: part.counter("bytes"),
-            acks: part.counter("acks"),
+            acks: AckCounters::of(&part),
             oversize: part.counter("oversize"),
             connects: part.counter("connects"),
             disconnects: part.counter("disconnects"),
@@ -251,7 +252,7 @@ impl Driver {
         while let Ok(settlement) = self.settlements.try_recv() {
             link.session.settle(settlement.epoch, settlement.batch, settlement.fate, now)?;
         }
-        self.counters.acks.add(link.session.take_acks());
+        self.counters.acks.add(&link.session.take_acks());
         Ok(())
     }
 
@@ -370,7 +371,7 @@ impl Driver {
     }
 
     fn submit(&mut self, session: &mut Session, now: Instant) {
-        let refusal = self.intake.submit(session);
+        let refusal = self.intake.submit(session, now);
         if refusal.is_some() {
             self.counters.refused.add(1);
         }

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
+use std::time::Instant;
 
 use crate::journal::{Inlet, Refused, RefusedCause};
 use crate::model::{Frame, FrameKind, Timestamp};
@@ -77,14 +78,15 @@ impl Intake {
         self.frames.len() >= BATCH_FRAMES_MAX || self.bytes >= BATCH_BYTES_MAX
     }
 
-    /// Hands the batch to the journal; holds it where the journal refuses it. Must not be called while one is held.
-    pub(super) fn submit(&mut self, session: &mut Session) -> Option<RefusedCause> {
+    /// Hands the batch, read at `now`, to the journal; holds it where the journal refuses it. Must not be called while one
+    /// is held.
+    pub(super) fn submit(&mut self, session: &mut Session, now: Instant) -> Option<RefusedCause> {
         if self.frames.is_empty() {
             return None;
         }
         let frames = std::mem::take(&mut self.frames);
         self.bytes = 0;
-        let batch = session.hand_over(std::mem::take(&mut self.packet_ids));
+        let batch = session.hand_over(std::mem::take(&mut self.packet_ids), now);
         let settlements = self.settlements.clone();
         let pledge = Pledge { epoch: session.epoch(), batch, fate: Fate::GivenUp, settlements };
         let outcome = self.inlet.append(frames, Box::new(move || pledge.fulfil()));

@@ -5,11 +5,14 @@
 //! another client under our identifier by its traces. Never decodes a
 //! payload, never decides what is lost: what the journal does not take stays with the broker.
 
+mod ack_waits;
 mod assembler;
 #[cfg(feature = "bench")]
 pub mod bench;
 mod dial;
 mod driver;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzz;
 mod intake;
 mod rival;
 mod session;

@@ -15,6 +15,7 @@ use rumqttc::mqttbytes::v4::{
 use rumqttc::mqttbytes::{Error as CodecError, QoS};
 
 use super::Options;
+use super::ack_waits::AckWaits;
 use super::assembler::{Incoming, Malformed, Message};
 use super::dial::DialError;
 use crate::backoff::Backoff;
@@ -132,6 +133,7 @@ enum Phase {
 #[derive(Debug)]
 struct Outstanding {
     packet_ids: Vec<u16>,
+    since: Instant,
     kept: bool,
 }
 
@@ -167,7 +169,7 @@ pub(super) struct Session {
     outstanding: VecDeque<Outstanding>,
     /// Number of the batch at the front of `outstanding`.
     front: u64,
-    acks: u64,
+    acks: AckWaits,
 }
 
 impl Session {
@@ -192,7 +194,7 @@ impl Session {
             listening_since: now,
             outstanding: VecDeque::new(),
             front: 0,
-            acks: 0,
+            acks: AckWaits::default(),
         };
         let mut connect = Connect::new(options.client_id.as_str());
         connect.clean_session = false;
@@ -280,9 +282,10 @@ impl Session {
         Ok(())
     }
 
-    /// Notes that a batch goes to the journal; its messages are acknowledged when [`Self::settle`] hears it was kept.
-    pub(super) fn hand_over(&mut self, packet_ids: Vec<u16>) -> BatchNumber {
-        self.outstanding.push_back(Outstanding { packet_ids, kept: false });
+    /// Notes that a batch, read at `since`, goes to the journal; its messages are acknowledged when [`Self::settle`] hears
+    /// it was kept.
+    pub(super) fn hand_over(&mut self, packet_ids: Vec<u16>, since: Instant) -> BatchNumber {
+        self.outstanding.push_back(Outstanding { packet_ids, since, kept: false });
         BatchNumber(self.front + self.outstanding.len() as u64 - 1)
     }
 
@@ -303,7 +306,7 @@ impl Session {
             for &packet_id in &due.packet_ids {
                 self.queue(now, |out| PubAck::new(packet_id).write(out))?;
             }
-            self.acks += due.packet_ids.len() as u64;
+            self.acks.note(now.saturating_duration_since(due.since), due.packet_ids.len());
         }
         Ok(())
     }
@@ -314,7 +317,7 @@ impl Session {
     }
 
     /// Acknowledgements queued since the last call.
-    pub(super) fn take_acks(&mut self) -> u64 {
+    pub(super) fn take_acks(&mut self) -> AckWaits {
         std::mem::take(&mut self.acks)
     }
 

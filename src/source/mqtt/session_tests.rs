@@ -180,9 +180,9 @@ fn messages_of_a_resumed_session_may_come_before_the_suback() {
 #[test]
 fn acknowledgements_leave_in_receive_order_whatever_the_order_of_receipts() {
     let mut bench = Bench::subscribed();
-    let first = bench.session.hand_over(vec![11, 12]);
-    let second = bench.session.hand_over(vec![4]);
-    let third = bench.session.hand_over(vec![9, 2]);
+    let first = bench.session.hand_over(vec![11, 12], bench.start);
+    let second = bench.session.hand_over(vec![4], bench.start);
+    let third = bench.session.hand_over(vec![9, 2], bench.start);
     bench.settle(second);
     assert_eq!(bench.acked(), [0; 0]);
     bench.settle(first);
@@ -191,13 +191,13 @@ fn acknowledgements_leave_in_receive_order_whatever_the_order_of_receipts() {
     bench.settle(third);
     assert_eq!(bench.acked(), [9, 2]);
     assert!(!bench.session.has_outstanding());
-    assert_eq!(bench.session.take_acks(), 5);
+    assert_eq!(bench.session.take_acks().total(), 5);
 }
 
 #[test]
 fn a_receipt_of_an_earlier_connection_acknowledges_nothing() {
     let mut bench = Bench::subscribed();
-    let batch = bench.session.hand_over(vec![1]);
+    let batch = bench.session.hand_over(vec![1], bench.start);
     bench.session.settle(Epoch(4), batch, Fate::Kept, bench.start).unwrap();
     bench.session.settle(Epoch(4), batch, Fate::GivenUp, bench.start).unwrap();
     assert_eq!(bench.acked(), [0; 0]);
@@ -207,7 +207,7 @@ fn a_receipt_of_an_earlier_connection_acknowledges_nothing() {
 #[test]
 fn a_batch_that_the_journal_gave_up_ends_the_connection() {
     let mut bench = Bench::subscribed();
-    let batch = bench.session.hand_over(vec![1]);
+    let batch = bench.session.hand_over(vec![1], bench.start);
     let failure = bench.session.settle(EPOCH, batch, Fate::GivenUp, bench.start).unwrap_err();
     assert!(matches!(failure, Failure::JournalGaveUp));
 }
@@ -267,7 +267,7 @@ fn connack_and_suback_have_deadlines() {
 #[test]
 fn a_broker_that_takes_nothing_is_given_up() {
     let mut bench = Bench::subscribed();
-    let batch = bench.session.hand_over(vec![1]);
+    let batch = bench.session.hand_over(vec![1], bench.start);
     bench.settle(batch);
     bench.session.not_listening(bench.start + Duration::from_secs(8));
     assert!(matches!(bench.tick(8).unwrap_err(), Failure::WriteStalled));

@@ -7,7 +7,7 @@ use super::{City, DAY, GRACE, HOUR, MINUTE, POWER, at, options};
 use crate::ledger::{Ledger, Rejection};
 use crate::model::{DeviceId, JournalPosition, MetricId, Timestamp, Window};
 use crate::rollup::{BaseRow, DeviceWindow};
-use crate::store::{DeadLetter, Error, Flush, FlushedRow, Reader, StorePath, StoredDevice, Writer};
+use crate::store::{DeadLetter, Error, Flush, FlushedRow, Reader, StorePath, StoredDevice, Unlisted, Writer};
 
 #[test]
 fn a_flush_that_breaks_off_leaves_no_row_and_no_position() {
@@ -123,10 +123,40 @@ fn a_file_of_a_later_version_is_refused_and_left_as_it_is() {
     drop(raw);
     let before = std::fs::read(path.file()).expect("a file");
     let error = Writer::open(&path, options()).expect_err("a refusal");
-    assert!(matches!(error, Error::SchemaVersion { found: 99, known: 1, .. }), "{error}");
-    assert!(error.to_string().contains("has schema version 99, this build reads version 1"), "{error}");
+    assert!(matches!(error, Error::SchemaVersion { found: 99, known: 2, .. }), "{error}");
+    assert!(error.to_string().contains("has schema version 99, this build reads version 2"), "{error}");
     assert!(matches!(Reader::open(&path), Err(Error::SchemaVersion { found: 99, .. })));
     assert_eq!(std::fs::read(path.file()).expect("a file"), before);
+}
+
+#[test]
+fn a_store_of_version_1_is_read_and_written_on() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = StorePath::in_folder(folder.path());
+    std::fs::copy("tests/fixtures/store-v1.db", path.file()).expect("a fixture");
+    let mut writer = Writer::open(&path, options()).expect("a store");
+    assert_eq!((writer.position().expect("a position").0, writer.devices().expect("devices").len()), (2, 2));
+    assert_eq!(writer.newest_row().expect("rows"), Some(at(2 * MINUTE)));
+    assert_eq!(writer.unlisted().expect("none"), Unlisted::default());
+    let reader = Reader::open(&path).expect("a reader");
+    assert_eq!(reader.changes(0, 100).expect("changes").len(), 6);
+    assert_eq!(reader.sinks().expect("sinks")[0].position, 2);
+    assert_eq!(reader.dead_letters(9).expect("letters").len(), 2);
+    let taken_in = Unlisted { devices: vec![(DeviceId(1), Arc::from("east"))], ..Unlisted::default() };
+    writer.note_unlisted(taken_in.clone());
+    let ledger = writer.ledger().expect("a ledger");
+    let mut flush = Flush {
+        now: at(10 * MINUTE),
+        rows: &mut std::iter::empty(),
+        devices: &[],
+        metrics: &[],
+        ledger: &ledger,
+        position: JournalPosition(3),
+        dead_letters: &[],
+    };
+    writer.flush(&mut flush).expect("a flush");
+    drop(writer);
+    assert_eq!(Writer::open(&path, options()).expect("a store").unlisted().expect("one"), taken_in);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! A small city on a real file, and what the store promises.
 
+mod bound;
 mod clock;
 mod feed;
 mod flush;

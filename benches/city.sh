@@ -1,0 +1,226 @@
+#!/usr/bin/env bash
+# Measures a collector under the load of a whole city, end to end: a real mosquitto, the real binary, `sitepulse simulate`.
+# In the same run a bare consumer takes the same load through the same broker, so that figures can be read as ratios.
+#
+#   benches/city.sh                                      75,000 sites at 7,500 messages a second for 60 s
+#   benches/city.sh --rate 75000 --for 30s               once a second each
+#   benches/city.sh --rate max --for 30s                 as fast as the broker takes them
+#   benches/city.sh --sites 1000 --rate 100 --for 60s --qos 0
+#
+#   --sites N  --rate MSG/S|max  --for SECONDSs  --qos 0|1  --late SHARE  --repeat SHARE  --grace SECONDSs
+#   --inflight N (the broker's max_inflight_messages)  --drain SECONDSs (for what came to be stored, 120)
+#   --keep (leaves the folder)  --perf (samples the collector)
+#
+# SITEPULSE_BIN is the binary (default: target/release/sitepulse), SITEPULSE_COLLECTOR another one for the collector alone,
+# such as a build without `demo`. Needs mosquitto and curl, no root. CPU times are those of /proc, so they hold on a machine
+# that is busy; rates and waits hold on an idle one only.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+sites=75000 rate=7500 span=60 qos=1 late=0 repeat=0 grace=5s inflight=1000 drain=120 keep= perf=
+usage() { sed -n '2,17s/^# \{0,1\}//p' "$0"; exit "${1:-2}"; }
+while (($#)); do
+  case $1 in
+    --sites) sites=$2; shift ;;
+    --rate) rate=$2; shift ;;
+    --for) span=${2%s}; shift ;;
+    --qos) qos=$2; shift ;;
+    --late) late=$2; shift ;;
+    --repeat) repeat=$2; shift ;;
+    --grace) grace=$2; shift ;;
+    --inflight) inflight=$2; shift ;;
+    --drain) drain=${2%s}; shift ;;
+    --keep) keep=1 ;;
+    --perf) perf=1 ;;
+    -h | --help) usage 0 ;;
+    *) printf 'no option %s\n' "$1" >&2; usage ;;
+  esac
+  shift
+done
+[[ $sites =~ ^[0-9]+$ && $span =~ ^[0-9]+$ && $qos =~ ^[01]$ ]] || usage
+
+bin=$(realpath "${SITEPULSE_BIN:-target/release/sitepulse}")
+collector_bin=$(realpath "${SITEPULSE_COLLECTOR:-$bin}")
+[ -x "$bin" ] || { echo "no $bin: cargo build --release" >&2; exit 1; }
+mosquitto=$(command -v mosquitto || echo /usr/sbin/mosquitto)
+
+folder=$(mktemp -d "${TMPDIR:-/tmp}/sitepulse-city.XXXXXX")
+started=()
+cleanup() {
+  # Only what was started here, and it may be gone already.
+  for pid in "${started[@]}"; do kill "$pid" 2>/dev/null || true; done
+  for pid in "${started[@]}"; do wait "$pid" 2>/dev/null || true; done
+  if [ -n "$keep" ]; then echo "left: $folder"; else rm -rf "$folder"; fi
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+
+free_port() { # a port that nothing listens at
+  local port
+  while :; do
+    port=$((20000 + RANDOM % 12000))
+    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || { echo "$port"; return; }
+  done
+}
+wait_until() { # what, seconds, command ...
+  local what=$1 left=$(($2 * 10)); shift 2
+  until "$@"; do
+    ((left-- > 0)) || { echo "$what: not in time" >&2; tail -n 5 "$folder"/*.log >&2; exit 1; }
+    sleep 0.1
+  done
+}
+listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+# /proc of a process: user and system CPU in hundredths of a second, peak memory in KiB, bytes that reached the disk.
+cpu_of() { awk '{ sub(/.*\) /, ""); print $12, $13 }' "/proc/$1/stat"; }
+rss_of() { awk '/^VmHWM/ { print $2 }' "/proc/$1/status"; }
+written_by() { awk '/^write_bytes/ { print $2 }' "/proc/$1/io"; }
+threads_of() { for task in "/proc/$1/task/"*; do awk -v name="$(<"$task/comm")" '{ sub(/.*\) /, ""); print name, $12, $13 }' "$task/stat" 2>/dev/null || true; done; }
+
+metrics() { curl -sf -m 20 "http://127.0.0.1:$api/metrics"; }
+value() { # name of a metric: its sum over all labels
+  awk -v name="$1" 'index($1, name "{") == 1 || $1 == name { sum += $2 } END { printf "%d\n", sum }'
+}
+json() { sed -n "s/.*\"$1\":\([0-9.]*\).*/\1/p" "$2"; }
+
+start_broker() {
+  mqtt=$(free_port)
+  mkdir -p "$folder/broker"
+  printf 'listener %s 127.0.0.1\nallow_anonymous true\nuser %s\npersistence false\nmax_queued_messages 0\nmax_inflight_messages %s\n' \
+    "$mqtt" "$(id -un)" "$inflight" >"$folder/mosquitto.conf"
+  "$mosquitto" -c "$folder/mosquitto.conf" >"$folder/mosquitto.log" 2>&1 &
+  broker=$!; started+=("$broker")
+  wait_until "the broker" 10 listens "$mqtt"
+}
+stop() { kill "$1" 2>/dev/null || true; wait "$1" 2>/dev/null || true; }
+
+load() { # file for the summary
+  local paced=()
+  [ "$rate" = max ] || paced=(--rate "$rate")
+  "$bin" simulate --broker "mqtt://127.0.0.1:$mqtt" --sites "$sites" --qos "$qos" --for "${span}s" --late "$late" \
+    --repeat "$repeat" "${paced[@]}" --json >"$1" 2>>"$folder/simulate.log"
+}
+
+# 1. the bare consumer
+start_broker
+: >"$folder/consume.log"
+"$bin" simulate consume --broker "mqtt://127.0.0.1:$mqtt" --qos "$qos" --idle 3s --json >"$folder/consume.json" 2>"$folder/consume.log" &
+consumer=$!; started+=("$consumer")
+wait_until "the consumer's subscription" 10 grep -q subscribed "$folder/consume.log"
+load "$folder/load-bare.json"
+sent_bare=$(json messages "$folder/load-bare.json")
+# It ends by itself when nothing more comes.
+wait "$consumer"
+broker_bare=($(cpu_of "$broker"))
+stop "$broker"
+
+# 2. the collector
+start_broker
+api=$(free_port)
+"$bin" simulate inventory --sites "$sites" --broker "mqtt://127.0.0.1:$mqtt" --listen "127.0.0.1:$api" --out "$folder/city" >/dev/null
+SITEPULSE__ROLLUP__GRACE=$grace "$collector_bin" run --config "$folder/city" >"$folder/collector.log" 2>&1 &
+collector=$!; started+=("$collector")
+wait_until "the collector" 60 curl -sf -o /dev/null "http://127.0.0.1:$api/ready"
+subscribed() { metrics | grep -q 'sitepulse_part_state{kind="mqtt",name="city"} 3'; }
+wait_until "the collector's subscription" 30 subscribed
+cpu_0=($(cpu_of "$collector")) written_0=$(written_by "$collector") rss_0=$(rss_of "$collector")
+threads_of "$collector" >"$folder/threads-0"
+begun=$(date +%s.%N)
+if [ -n "$perf" ]; then perf record -q -g -F 499 -p "$collector" -o "$folder/perf.data" >/dev/null 2>&1 & sampler=$!; started+=("$sampler"); fi
+load "$folder/load.json" &
+loading=$!; started+=("$loading")
+# How late each window became final, and how fast memory grows, once a second.
+(while sleep 1; do
+  metrics >"$folder/now" 2>/dev/null || continue
+  printf '%s %s %s\n' "$(value sitepulse_pipeline_final_delay_ms <"$folder/now")" "$(value sitepulse_pipeline_flush_us <"$folder/now")" \
+    "$(awk '/^VmRSS/ { print $2 }' "/proc/$collector/status")" >>"$folder/looks"
+done) &
+looker=$!; started+=("$looker")
+wait "$loading"
+sent=$(json messages "$folder/load.json")
+# All is acknowledged, then all is in the store. At QoS 0 the broker may have dropped some, so that it may end earlier.
+still=0 last=-1
+while :; do
+  metrics >"$folder/end" || { sleep 0.2; continue; }
+  heard=$(value sitepulse_mqtt_messages <"$folder/end")
+  if [ "$heard" = "$last" ]; then still=$((still + 1)); else heard_at=$(date +%s.%N); still=0 last=$heard; fi
+  { [ "$heard" -ge "$sent" ] || [ "$still" -ge 100 ]; } && break
+  sleep 0.05
+done
+broker_full=($(cpu_of "$broker"))
+took=$(echo "$heard_at $begun" | awk '{ print $1 - $2 }')
+stored=0 late_by="" give_up=$(($(date +%s) + drain))
+while [ "$stored" -lt "$heard" ]; do
+  if [ "$(date +%s)" -ge "$give_up" ]; then late_by="> "; break; fi
+  sleep 0.1
+  if metrics >"$folder/now-stored"; then mv "$folder/now-stored" "$folder/end"; stored=$(value sitepulse_pipeline_stored_messages <"$folder/end"); fi
+done
+stored_at=$(date +%s.%N)
+if [ -n "$perf" ]; then kill -INT "$sampler"; wait "$sampler" 2>/dev/null || true; fi
+kill "$looker" 2>/dev/null || true
+cpu_1=($(cpu_of "$collector")) written_1=$(written_by "$collector") rss_1=$(rss_of "$collector")
+threads_of "$collector" >"$folder/threads-1"
+
+# 3. the table
+quantile() { # share: milliseconds within which that share of acknowledgements was given
+  awk -v share="$1" '
+    match($1, /acks_within_[0-9]+_ms/) { split(substr($1, RSTART), part, "_"); within[part[3] + 0] = $2 }
+    index($1, "sitepulse_mqtt_acks{") == 1 { all = $2 }
+    END {
+      if (!all) { print "-"; exit }
+      count = split("1 2 5 10 15 20 30 50 100 200 500 1000", ends, " ")
+      for (i = 1; i <= count; i++) if (within[ends[i]] >= share * all) { printf "<= %d ms\n", ends[i]; exit }
+      print "> 1 s"
+    }' "$folder/end"
+}
+final() { # share: of the distinct waits of windows
+  awk '$1 > 0 && $1 != last { print $1; last = $1 }' "$folder/looks" 2>/dev/null | sort -n >"$folder/finals"
+  awk -v share="$1" '{ wait[NR] = $1 } END { if (!NR) print "-"; else { at = int(share * NR + 0.999); print wait[at < 1 ? 1 : at] " ms (of " NR ")" } }' "$folder/finals"
+}
+applied=$(value sitepulse_readings_applied_total <"$folder/end")
+row() { printf '%-46s %14s %14s %8s\n' "$@"; }
+calc() { awk "BEGIN { printf \"%.${2:-2}f\", $1 }"; }
+bare_count=$(json messages "$folder/consume.json")
+bare_rate=$(json messages_per_s "$folder/consume.json")
+bare_user=$(json cpu_user_s "$folder/consume.json") bare_system=$(json cpu_system_s "$folder/consume.json")
+user=$(calc "(${cpu_1[0]} - ${cpu_0[0]}) / 100") system=$(calc "(${cpu_1[1]} - ${cpu_0[1]}) / 100")
+million=$(calc "$heard / 1e6" 6) bare_million=$(calc "$bare_count / 1e6" 6)
+per() { calc "$1 / $2"; }
+echo "$sites sites, rate $rate, ${span} s, QoS $qos, late $late, repeat $repeat; $(nproc) cores, load $(cut -d' ' -f1-3 /proc/loadavg)"
+row "" collector "bare consumer" ratio
+row "messages sent" "$sent" "$sent_bare" ""
+row "messages received" "$heard" "$bare_count" ""
+rate_full=$(calc "$heard / $took" 0)
+row "messages per s, first to last" "$rate_full" "$(calc "$bare_rate" 0)" "$(per "$rate_full" "$bare_rate")"
+row "readings per s" "$(calc "13 * $heard / $took" 0)" "$(calc "13 * $bare_rate" 0)" ""
+full_all=$(per "($user + $system)" "$million") bare_all=$(per "($bare_user + $bare_system)" "$bare_million")
+row "CPU s per million messages" "$full_all" "$bare_all" "$(per "$full_all" "($bare_all + 1e-9)")"
+row "  user" "$(per "$user" "$million")" "$(per "$bare_user" "$bare_million")" ""
+row "  system" "$(per "$system" "$million")" "$(per "$bare_system" "$bare_million")" ""
+row "cores used" "$(calc "($user + $system) / ($stored_at - $begun)" 3)" "$(calc "($bare_user + $bare_system) / $(json elapsed_s "$folder/consume.json")" 3)" ""
+row "broker's CPU s per million messages" "$(per "(${broker_full[0]} + ${broker_full[1]}) / 100" "$million")" "$(per "(${broker_bare[0]} + ${broker_bare[1]}) / 100" "$bare_million")" ""
+row "simulate's CPU s per million messages" "$(calc "$(json cpu_us_per_message "$folder/load.json")")" "$(calc "$(json cpu_us_per_message "$folder/load-bare.json")")" ""
+row "peak RSS, MiB (before the load)" "$(calc "$rss_1 / 1024" 0) ($(calc "$rss_0 / 1024" 0))" "" ""
+row "bytes written per reading" "$(calc "($written_1 - $written_0) / (13 * $heard)" 1)" "" ""
+row "acknowledged within, p50" "$(quantile 0.5)" "" ""
+row "acknowledged within, p99" "$(quantile 0.99)" "" ""
+row "longest wait for it, ms" "$(calc "$(value sitepulse_mqtt_ack_wait_us_max <"$folder/end") / 1000" 1)" "" ""
+row "window final in the store after its time, p50" "$(final 0.5)" "" ""
+row "  p99" "$(final 0.99)" "" ""
+row "last message to everything stored, s" "$late_by$(calc "$stored_at - $heard_at" 1)" "" ""
+row "messages in the store by then" "$stored" "" ""
+row "readings applied" "$applied" "" ""
+row "ledger balanced" "$(value sitepulse_ledger_balanced <"$folder/end")" "" ""
+flushes=$(value sitepulse_pipeline_flushes <"$folder/end")
+row "flushes, and ms of each" "$flushes x $(calc "$(value sitepulse_pipeline_flush_us <"$folder/end") / 1000 / ($flushes + 1e-9)" 0)" "" ""
+echo
+row "the collector's threads: us per message" user system all
+awk -v count="$heard" '
+  NR == FNR { user[$1] -= $2; system_[$1] -= $3; next }
+  { user[$1] += $2; system_[$1] += $3 }
+  END { for (name in user) if (user[name] + system_[name] > 0) printf "%-46s %14.2f %14.2f %8.2f\n", "  " name, user[name] * 1e4 / count, system_[name] * 1e4 / count, (user[name] + system_[name]) * 1e4 / count }
+' "$folder/threads-0" "$folder/threads-1" | sort -k4 -rn
+if [ -n "$perf" ]; then
+  echo
+  perf report -i "$folder/perf.data" --no-children --sort comm,symbol -g none --percent-limit 0.7 2>/dev/null | grep -v '^#' | grep -v '^$' | head -n 60
+fi
