@@ -14,8 +14,8 @@ pub struct Clock {
     started: Instant,
     /// Simulated milliseconds per real one; `None` reads the machine's clock.
     speed: Option<f64>,
-    /// What a test says that it is, epoch ms.
-    #[cfg(test)]
+    /// What a test or benchmark says that it is, epoch ms.
+    #[cfg(any(test, feature = "bench"))]
     told: Option<&'static std::sync::atomic::AtomicI64>,
 }
 
@@ -27,7 +27,7 @@ impl Clock {
             origin: system_now(),
             started: Instant::now(),
             speed: None,
-            #[cfg(test)]
+            #[cfg(any(test, feature = "bench"))]
             told: None,
         }
     }
@@ -38,8 +38,8 @@ impl Clock {
         Self { origin, speed: Some(speed), ..Self::system() }
     }
 
-    /// A clock that shows what a test puts into `told`, epoch ms.
-    #[cfg(test)]
+    /// A clock that shows what a test or benchmark puts into `told`, epoch ms.
+    #[cfg(any(test, feature = "bench"))]
     pub(crate) fn told(told: &'static std::sync::atomic::AtomicI64) -> Self {
         Self { told: Some(told), ..Self::system() }
     }
@@ -48,7 +48,7 @@ impl Clock {
     #[must_use]
     #[expect(clippy::cast_possible_truncation, reason = "a float of milliseconds saturates, which is what is wanted")]
     pub fn now(&self) -> Timestamp {
-        #[cfg(test)]
+        #[cfg(any(test, feature = "bench"))]
         if let Some(told) = self.told {
             return Timestamp::from_millis(told.load(std::sync::atomic::Ordering::Relaxed));
         }
@@ -62,7 +62,7 @@ impl Clock {
     }
 
     fn is_machine_s(&self) -> bool {
-        #[cfg(test)]
+        #[cfg(any(test, feature = "bench"))]
         if self.told.is_some() {
             return false;
         }

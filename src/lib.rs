@@ -6,6 +6,9 @@
 pub mod api;
 pub mod app;
 mod backoff;
+#[cfg(feature = "bench")]
+#[doc(hidden)]
+pub mod bench;
 pub mod cli;
 pub mod clock;
 pub mod config;

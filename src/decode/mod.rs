@@ -7,4 +7,5 @@ pub mod event_time;
 mod firmware_notes;
 pub mod modbus;
 pub mod native;
+mod plain;
 pub mod topic;

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use serde::de::{IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 use super::event_time::GivenTime;
+use super::plain;
 use crate::ledger::Rejection;
 
 /// A decoded message. Names borrow from the payload where they need no unescaping.
@@ -25,6 +26,11 @@ pub struct NativeMessage<'a> {
 /// # Errors
 /// The [`Rejection`] under which the message is counted.
 pub fn decode(payload: &[u8]) -> Result<NativeMessage<'_>, Rejection> {
+    plain::read(payload).map_or_else(|| decode_any(payload), Ok)
+}
+
+/// Decodes a payload in any form.
+fn decode_any(payload: &[u8]) -> Result<NativeMessage<'_>, Rejection> {
     // Serde would also take an array for the object, field by field.
     if payload.trim_ascii_start().first() == Some(&b'[') {
         return Err(Rejection::MissingReadings);
@@ -268,7 +274,64 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_usual_form_takes_the_short_way_and_others_do_not() {
+        let usual = br#" {"ts": 1764000000123, "readings" : {"pwr_w": 760.1,"temp_c":-13.95, "n": 0,"z":-0.0}} "#;
+        assert_eq!(plain::read(usual).map(Ok), Some(decode_any(usual)));
+        for other in [
+            r#"{"readings":{}}"#,
+            r#"{"ts":01,"readings":{"a":1}}"#,
+            r#"{"ts":1.5,"readings":{"a":1}}"#,
+            r#"{"ts":1,"ts":1,"readings":{"a":1}}"#,
+            r#"{"ts":1,"readings":{"a":1},"v":2}"#,
+            r#"{"readings":{"a":1e3}}"#,
+            r#"{"readings":{"a":.5}}"#,
+            r#"{"readings":{"a":5.}}"#,
+            r#"{"readings":{"a":00}}"#,
+            r#"{"readings":{"a":1234567890.123456}}"#,
+            r#"{"readings":{"a\u0041":1}}"#,
+            r#"{"readings":{"a":true}}"#,
+            r#"{"readings":{"a":1,}}"#,
+            r#"{"readings":{"a":1}"#,
+            r#"{"readings":{"a":1}} x"#,
+        ] {
+            assert_eq!(plain::read(other.as_bytes()), None, "{other}");
+        }
+    }
+
+    /// Texts that are messages in the usual form, and others that nearly are.
+    fn texts() -> impl proptest::strategy::Strategy<Value = String> {
+        use proptest::prelude::{Strategy, prop};
+        let number = "-?[0-9]{0,9}(\\.[0-9]{0,9})?(e[0-9])?|null|\"x\"";
+        let readings = prop::collection::vec(("[a-z_\\\\é]{0,5}", number, " ?[,;]? ?"), 0..6);
+        ("[0-9]{0,17}(\\.5)?", readings, "[ }]{0,2}").prop_map(|(time, readings, end)| {
+            let readings: Vec<String> =
+                readings.into_iter().map(|(name, number, comma)| format!("\"{name}\":{number}{comma}")).collect();
+            format!("{{\"ts\": {time},\"readings\":{{{}}}}}{end}", readings.concat())
+        })
+    }
+
     proptest::proptest! {
+        #[test]
+        fn the_short_way_reads_what_the_long_one_reads(text in texts()) {
+            if let Some(message) = plain::read(text.as_bytes()) {
+                let bits = |message: &NativeMessage<'_>| -> Vec<Option<u64>> {
+                    message.readings.iter().map(|(_, value)| value.map(f64::to_bits)).collect()
+                };
+                let known = decode_any(text.as_bytes()).expect("a message");
+                proptest::prop_assert_eq!(bits(&message), bits(&known));
+                proptest::prop_assert_eq!(message, known);
+            }
+        }
+
+        #[test]
+        fn any_short_decimal_takes_the_short_way(whole in 0u32..1_000_000_000, fraction in 0u32..1_000_000) {
+            let text = format!("{{\"readings\":{{\"a\":{whole}.{fraction:06}}}}}");
+            let value: f64 = format!("{whole}.{fraction:06}").parse().expect("a number");
+            let message = plain::read(text.as_bytes()).expect("the usual form");
+            proptest::prop_assert_eq!(message.readings[0].1, Some(value));
+        }
+
         #[test]
         fn hostile_bytes_never_panic(payload: Vec<u8>) {
             let _ = decode(&payload);

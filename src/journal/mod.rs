@@ -121,9 +121,11 @@ use shared::{Counters, Shared};
 pub use storage::{AppendFile, Folder, ReadFile, Storage};
 use writer::Writer;
 
+#[cfg(feature = "bench")]
+pub mod bench;
 #[cfg(test)]
 pub(crate) mod simulated_disk;
-#[cfg(test)]
+#[cfg(any(test, feature = "bench"))]
 pub(crate) mod stepped;
 #[cfg(test)]
 mod tests;

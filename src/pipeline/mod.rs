@@ -7,6 +7,7 @@
 //! - A flush that fails keeps everything in memory and is tried again; at the bound of open windows nothing more is read.
 
 mod arrival;
+mod open_windows;
 mod plan;
 mod registry;
 mod rejections;
@@ -15,7 +16,7 @@ mod store_health;
 
 #[cfg(test)]
 mod late_tests;
-#[cfg(test)]
+#[cfg(any(test, feature = "bench"))]
 pub(crate) mod stepped;
 #[cfg(test)]
 mod tests;
@@ -39,7 +40,9 @@ use crate::problem::with_causes;
 use crate::store::{Flush, Writer};
 
 pub use registry::adopt;
-pub use roller::Roller;
+#[cfg(feature = "bench")]
+pub use roller::bench;
+pub use roller::{AHEAD, Roller};
 use store_health::StoreHealth;
 
 /// Bytes of records that are read from the journal at a time.
@@ -269,7 +272,10 @@ impl Driver {
         }
         let mut taken = 0;
         let mut failure = None;
-        for entry in entries.iter() {
+        for (index, entry) in entries.iter().enumerate() {
+            if index % AHEAD == 0 {
+                self.roller.look_ahead(&entries[index..]);
+            }
             if self.roller.open_bytes() >= self.pipeline.options.open_windows_bytes_max {
                 break;
             }

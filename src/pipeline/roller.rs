@@ -3,7 +3,12 @@
 //! Owns the windows that changed since the last flush and those that may still change. Never reads the clock: everything
 //! follows from the entries, so a replay comes to the same.
 
+#[cfg(feature = "bench")]
+#[path = "roller_bench.rs"]
+pub mod bench;
+
 use std::collections::BTreeMap;
+use std::hint::black_box;
 use std::sync::{Arc, PoisonError};
 
 use foldhash::fast::RandomState;
@@ -11,13 +16,15 @@ use hashbrown::HashMap;
 use tracing::error;
 
 use super::arrival::{ClampMemory, Known, Place, limits};
+use super::open_windows::OpenWindows;
 use super::plan::Plan;
 use super::registry::unlisted;
 use super::rejections::Rejections;
 use super::{Options, Unregistered};
 use crate::decode::event_time::{self, GivenTime};
+use crate::decode::modbus;
+use crate::decode::native::{self, NativeMessage};
 use crate::decode::topic::Topic;
-use crate::decode::{modbus, native};
 use crate::health::Trouble;
 use crate::inventory::{
     Inventory, KIND_RESERVED, Profile, SharedInventory, TimePolicy, UnknownMetrics, check_unlisted,
@@ -35,16 +42,10 @@ const DEAD_LETTERS_PER_FLUSH_MAX: usize = 200;
 /// Messages whose readings could not be placed in time that one flush brings to the store; fewer, since one device with
 /// a wrong clock makes them by the thousand.
 const UNPLACED_LETTERS_PER_FLUSH_MAX: usize = 20;
+/// Entries whose memory is asked for together before they are applied one by one.
+pub const AHEAD: usize = 32;
 /// Source under which records are counted that the journal lost.
 const JOURNAL_SOURCE: &str = "journal";
-
-type Key = (WindowStart, DeviceId);
-
-#[derive(Debug)]
-struct Open {
-    window: DeviceWindow,
-    changed: bool,
-}
 
 /// A reading that is to go into a row.
 #[derive(Clone, Copy, Debug)]
@@ -68,8 +69,7 @@ pub struct Roller {
     taken_in: BTreeMap<Arc<str>, usize>,
     /// What of that the store does not have yet.
     new_unlisted: Unlisted,
-    windows: HashMap<Key, Open, RandomState>,
-    open_bytes: usize,
+    windows: OpenWindows,
     changes: bool,
     /// Rows of windows after this one cannot be in the store yet.
     newest_row: Option<WindowStart>,
@@ -127,8 +127,7 @@ impl Roller {
             topics: HashMap::default(),
             taken_in: BTreeMap::new(),
             new_unlisted: Unlisted::default(),
-            windows: HashMap::default(),
-            open_bytes: 0,
+            windows: OpenWindows::default(),
             changes,
             newest_row: writer.newest_row()?,
             final_until: writer.final_until(),
@@ -148,6 +147,22 @@ impl Roller {
         roller.plans = snapshot.devices().iter().map(|device| Plan::of(&snapshot, device.id)).collect();
         roller.recall_unlisted(writer.unlisted()?, &snapshot);
         Ok(roller)
+    }
+
+    /// Looks at what the next `entries`, [`AHEAD`] of them at the most, are going to touch.
+    ///
+    /// A city does not fit the processor's caches, and its messages come in random order. Memory that is asked for message
+    /// by message is waited for each time; asked for in a row, most of the waits fall together.
+    pub fn look_ahead(&self, entries: &[Entry]) {
+        let mut devices = [None; AHEAD];
+        for (place, entry) in devices.iter_mut().zip(entries) {
+            if let Entry::Frame(frame) = entry {
+                *place = self.topics.get(&*frame.topic).copied();
+            }
+        }
+        let devices = devices.into_iter().flatten();
+        let plans = devices.clone().filter(|device| self.plans[device.index()].registered).count();
+        black_box(plans + self.windows.look(devices));
     }
 
     /// Counts what earlier runs took in. A device that was listed once and is no longer does not count: its number is
@@ -222,6 +237,11 @@ impl Roller {
 
     fn native(&mut self, frame: &Frame) -> Result<(DeviceId, Place), Rejection> {
         let message = native::decode(&frame.payload)?;
+        self.assign(frame, &message)
+    }
+
+    /// Finds the device of a message and where its readings go in time, and judges each.
+    fn assign(&mut self, frame: &Frame, message: &NativeMessage<'_>) -> Result<(DeviceId, Place), Rejection> {
         let device = self.device_of(frame, message.time.as_ref())?;
         let place = self.place(frame, device, message.time.as_ref())?;
         for (position, (name, value)) in message.readings.iter().enumerate() {
@@ -398,36 +418,51 @@ impl Roller {
         let any = self.judged.iter().any(Result::is_ok);
         let start = Window::Minute1.bounds(time, &jiff::tz::TimeZone::UTC).0;
         let late = self.final_until.is_some_and(|until| start.plus_millis(BASE_WINDOW_MS) <= until);
-        let mut open = if any { Some(self.open(start, device, writer)?) } else { None };
-
+        let plan = &self.plans[device.index()];
+        if !any {
+            let counts = self.ledger.source(&frame.source);
+            self.judged.iter().filter_map(|judged| judged.err()).for_each(|reason| {
+                counts.readings_decoded += 1;
+                counts.invalidate(reason);
+            });
+            return Ok(());
+        }
+        let is_stored = self.newest_row.is_some_and(|newest| start <= newest);
+        let damaged_rows = &mut self.damaged_rows;
+        let place = self.windows.find_or((start, device), || {
+            let stored = if is_stored { writer.load(start, device)? } else { None };
+            let fresh = || DeviceWindow::new(start, plan.interval_ms, plan.metrics.clone());
+            let Some(blob) = stored else { return Ok(fresh()) };
+            Ok(DeviceWindow::unpack(start, plan.metrics.clone(), &blob).unwrap_or_else(|error| {
+                *damaged_rows += 1;
+                error!(device = device.0, %start, %error, "a row of the store is damaged; it is begun anew");
+                fresh()
+            }))
+        })?;
         let counts = self.ledger.source(&frame.source);
         let mut applied = 0u64;
         for judged in &self.judged {
-            counts.readings_decoded += 1;
             let candidate = match judged {
                 Ok(candidate) => candidate,
                 Err(reason) => {
+                    counts.readings_decoded += 1;
                     counts.invalidate(*reason);
                     continue;
                 }
             };
+            counts.readings_decoded += 1;
             counts.clamped += u64::from(is_clamped);
-            let Some(open) = &mut open else { continue };
-            match open.window.apply(candidate.slot, candidate.metric, time, candidate.value) {
+            match place.open.window.apply(candidate.slot, candidate.metric, time, candidate.value) {
                 Outcome::Applied => applied += 1,
                 Outcome::Duplicate => counts.duplicate += 1,
                 Outcome::Conflicting => counts.conflicting += 1,
             }
         }
         counts.applied += applied;
-        if let Some(mut open) = open {
-            if applied > 0 {
-                open.changed = true;
-                open.window.late += u32::from(late);
-                open.window.interval_ms = self.plans[device.index()].interval_ms;
-            }
-            self.open_bytes += open.window.memory_bytes();
-            self.windows.insert((start, device), open);
+        if applied > 0 {
+            place.open.changed = true;
+            place.open.window.late += u32::from(late);
+            place.open.window.interval_ms = plan.interval_ms;
         }
         Ok(())
     }
@@ -439,30 +474,6 @@ impl Roller {
         let limits = limits(frame.arrival, self.known(), &self.options);
         let today = limits.arrival.or(self.final_until).unwrap_or(frame.arrival);
         self.kept_from.is_some_and(|kept_from| start(time) < kept_from.min(start(today)))
-    }
-
-    /// The open window of a device, taken out of the map: from memory, from the store, or new.
-    fn open(&mut self, start: WindowStart, device: DeviceId, writer: &Writer) -> Result<Open, store::Error> {
-        if let Some(open) = self.windows.remove(&(start, device)) {
-            self.open_bytes = self.open_bytes.saturating_sub(open.window.memory_bytes());
-            return Ok(open);
-        }
-        let plan = &self.plans[device.index()];
-        let stored = match self.newest_row {
-            Some(newest) if start <= newest => writer.load(start, device)?,
-            _ => None,
-        };
-        let fresh = || DeviceWindow::new(start, plan.interval_ms, plan.metrics.clone());
-        let window = match stored.map(|blob| DeviceWindow::unpack(start, plan.metrics.clone(), &blob)) {
-            None => fresh(),
-            Some(Ok(window)) => window,
-            Some(Err(error)) => {
-                self.damaged_rows += 1;
-                error!(device = device.0, %start, %error, "a row of the store is damaged; it is begun anew");
-                fresh()
-            }
-        };
-        Ok(Open { window, changed: false })
     }
 
     fn reject(&mut self, frame: &Frame, reason: Rejection) {
@@ -503,7 +514,7 @@ impl Roller {
     /// Bytes that open windows take, near enough for a bound.
     #[must_use]
     pub fn open_bytes(&self) -> usize {
-        self.open_bytes
+        self.windows.bytes()
     }
 
     /// Number of open windows.
@@ -526,15 +537,11 @@ impl Roller {
 
     /// What the store does not have yet, rows in the order of its key.
     pub(super) fn flush_parts(&self) -> FlushParts<'_> {
-        let changed = self.windows.iter().filter(|(_, open)| open.changed);
-        let mut rows: Vec<_> = changed
-            .map(|(&(_, device), open)| FlushedRow {
-                device,
-                window: &open.window,
-                has_counters: self.plans[device.index()].has_counters,
-            })
-            .collect();
-        rows.sort_unstable_by_key(|row| (row.window.start, row.device));
+        let row = |(device, window): (DeviceId, _)| {
+            let has_counters = self.plans[device.index()].has_counters;
+            FlushedRow { device, window, has_counters }
+        };
+        let rows = self.windows.changed().map(row).collect();
         FlushParts {
             rows,
             devices: &self.new_devices,
@@ -556,21 +563,13 @@ impl Roller {
         self.new_unlisted = Unlisted::default();
         self.dead_letters.clear();
         self.unplaced_letters = 0;
-        let crowded = self.open_bytes >= self.options.open_windows_bytes_max / 2;
-        let mut newest = self.newest_row;
-        let mut bytes = 0;
-        self.windows.retain(|&(start, _), open| {
-            if open.changed {
-                newest = newest.max(Some(start));
-                open.changed = false;
-            }
-            let end = start.plus_millis(BASE_WINDOW_MS);
-            let is_gone = self.kept_from.is_some_and(|kept_from| start < kept_from);
-            let keep = !crowded && !is_gone && end > final_until.unwrap_or(now);
-            bytes += if keep { open.window.memory_bytes() } else { 0 };
-            keep
+        let crowded = self.windows.bytes() >= self.options.open_windows_bytes_max / 2;
+        let (open_from, kept_from) = (final_until.unwrap_or(now), self.kept_from);
+        let newest = self.windows.stored(|start| {
+            let is_gone = kept_from.is_some_and(|kept_from| start < kept_from);
+            !crowded && !is_gone && start.plus_millis(BASE_WINDOW_MS) > open_from
         });
-        (self.newest_row, self.open_bytes) = (newest, bytes);
+        self.newest_row = self.newest_row.max(newest);
         self.position
     }
 }

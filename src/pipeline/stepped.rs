@@ -38,6 +38,7 @@ impl SteppedPipeline {
     }
 
     /// The store's writer, to put faults into.
+    #[cfg(test)]
     pub(crate) fn writer(&self) -> &crate::store::Writer {
         &self.driver.pipeline.writer
     }

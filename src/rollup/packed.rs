@@ -1,30 +1,51 @@
 //! The packed form of a base row: one device, one minute, all its metrics, in one blob.
 //!
-//! Version 1, little-endian; `varint` is LEB128 of a `u64`:
+//! Version 2, little-endian; `varint` is LEB128 of a `u64`:
 //!
 //! ```text
-//! u8      version = 1
+//! u8      version = 2
 //! varint  interval of the device's readings, ms; 0 where unknown
 //! varint  messages applied after the window was final
 //! varint  n, number of event times;      then n x u16 offsets from the window's start, ms, ascending
 //! varint  m, number of metrics;          then m times:
 //!   varint  metric id
 //!   varint  count << 2 | all << 1 | low  (all: every event time has this metric; low: the sum's low part is not 0)
+//!   !all:       bitmap over the event times, lowest bit first, ceil(n / 8) bytes
+//!   count = 1:  f64 value
+//!   count > 1:  u8 min | max << 2 (0: written, 1: the first value, 2: the last), f64 sum high, [f64 sum low],
+//!               [f64 min], [f64 max], f64 first, f64 last
+//!   count > 2:  (count - 2) x u16 checks of the values between first and last, in order of event time
+//! ```
+//!
+//! Version 1, which is read for ever and no longer written, has after the second varint:
+//!
+//! ```text
 //!   count = 1:  u16 offset, f64 value
 //!   count > 1:  f64 sum high, [f64 sum low], f64 min, f64 max, u16 offset + f64 value of first, the same of last
-//!   !all:       bitmap over the event times, lowest bit first, ceil(n / 8) bytes
+//!   !all:       bitmap as above
 //!   count > 2:  count x u16 checks of the values, in order of event time (fewer follow from first and last)
 //! ```
+//!
+//! What packing would not have written is refused, in either version.
+
+mod read;
 
 use std::sync::Arc;
 
-use super::window::check_of;
-use super::{Aggregate, DeviceWindow, Point, Sum};
-use crate::model::{BASE_WINDOW_MS, MetricId, WindowStart};
+use super::window::Series;
+use super::{Aggregate, DeviceWindow};
+use crate::model::{MetricId, WindowStart};
+use read::visit;
 
-const VERSION: u8 = 1;
-/// Metrics that a row has at the most, mostly.
-const METRICS_USUAL: usize = 64;
+const VERSION: u8 = 2;
+/// The version before, which is read as well.
+const VERSION_1: u8 = 1;
+/// What stands before the event times, at the longest.
+const HEADER_BYTES_MAX: usize = 32;
+/// Aggregates of one metric, at the longest.
+const SERIES_BYTES_MAX: usize = 1 + 6 * 8;
+/// One metric without its bitmap and checks, at the longest.
+const METRIC_BYTES_MAX: usize = 5 + 3 + SERIES_BYTES_MAX;
 
 /// A blob that is no packed row.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -64,38 +85,29 @@ pub struct BaseMetric {
 impl DeviceWindow {
     /// Appends the packed form to `out`.
     pub fn pack(&self, out: &mut Vec<u8>) {
-        let times = self.seen().times();
+        let times = self.seen().len();
+        out.reserve(
+            HEADER_BYTES_MAX + times * 2 + self.present().count() * (METRIC_BYTES_MAX + times * 2 + times.div_ceil(8)),
+        );
         out.push(VERSION);
         put_varint(out, u64::from(self.interval_ms.unwrap_or(0)));
         put_varint(out, u64::from(self.late));
-        put_varint(out, times.len() as u64);
-        for time in times {
+        put_varint(out, times as u64);
+        for time in self.seen().times() {
             out.extend_from_slice(&time.to_le_bytes());
         }
         put_varint(out, self.present().count() as u64);
-        for (metric, aggregate, column) in self.present() {
-            self.pack_metric(out, metric, aggregate, column);
+        for (metric, series, column) in self.present() {
+            self.pack_metric(out, metric, series, column);
         }
     }
 
-    fn pack_metric(&self, out: &mut Vec<u8>, metric: MetricId, aggregate: &Aggregate, column: usize) {
-        let times = self.seen().times().len();
-        let (high, low) = aggregate.sum.parts();
-        let all = aggregate.count == times as u64;
+    fn pack_metric(&self, out: &mut Vec<u8>, metric: MetricId, series: &Series, column: usize) {
+        let times = self.seen().len();
+        let (high, low) = series.sum.parts();
+        let (all, has_low) = (usize::from(series.count) == times, low != 0.0);
         put_varint(out, u64::from(metric.0));
-        put_varint(out, aggregate.count << 2 | u64::from(all) << 1 | u64::from(low != 0.0));
-        if aggregate.count == 1 {
-            put_point(out, self.start, aggregate.first);
-        } else {
-            put_f64(out, high);
-            if low != 0.0 {
-                put_f64(out, low);
-            }
-            put_f64(out, aggregate.min);
-            put_f64(out, aggregate.max);
-            put_point(out, self.start, aggregate.first);
-            put_point(out, self.start, aggregate.last);
-        }
+        put_varint(out, u64::from(series.count) << 2 | u64::from(all) << 1 | u64::from(has_low));
         if !all {
             let at = out.len();
             out.resize(at + times.div_ceil(8), 0);
@@ -105,10 +117,33 @@ impl DeviceWindow {
                 }
             }
         }
-        if aggregate.count > 2 {
-            for check in self.seen().checks_of(column).filter(|&check| check != 0) {
-                out.extend_from_slice(&check.to_le_bytes());
+        // Put together apart and added at once: this runs for every series of a city.
+        let mut fixed = [0; SERIES_BYTES_MAX];
+        let mut rest = fixed.as_mut_slice();
+        if series.count > 1 {
+            let end_of = |value| End::of(value, series.first, series.last);
+            let (min, max) = (end_of(series.min), end_of(series.max));
+            rest = put(rest, [min.code() | max.code() << 2]);
+            rest = put(rest, high.to_le_bytes());
+            if has_low {
+                rest = put(rest, low.to_le_bytes());
             }
+            for (end, value) in [(min, series.min), (max, series.max)] {
+                if end == End::Neither {
+                    rest = put(rest, value.to_le_bytes());
+                }
+            }
+        }
+        rest = put(rest, series.first.to_le_bytes());
+        if series.count > 1 {
+            rest = put(rest, series.last.to_le_bytes());
+        }
+        let bytes = SERIES_BYTES_MAX - rest.len();
+        out.extend_from_slice(&fixed[..bytes]);
+        let between = usize::from(series.count).saturating_sub(2);
+        let checks = self.seen().checks_of(column).filter(|&check| check != 0);
+        for check in checks.skip(1).take(between) {
+            out.extend_from_slice(&check.to_le_bytes());
         }
     }
 
@@ -123,7 +158,7 @@ impl DeviceWindow {
         let header = visit(start, blob, &mut |metric, aggregate, heard| {
             checks.clear();
             heard.checks(&mut checks);
-            window.restore(metric, aggregate, &checks);
+            window.restore(metric, &aggregate, &checks);
         })?;
         (window.interval_ms, window.late) = (header.interval_ms, header.late);
         Ok(window)
@@ -144,226 +179,40 @@ impl BaseRow {
     }
 }
 
-struct Header {
-    interval_ms: Option<u32>,
-    late: u32,
+/// Which end of a series a value of it equals, so that it need not be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Neither,
+    First,
+    Last,
 }
 
-/// Which event times a metric has, not yet unpacked.
-struct Heard<'a> {
-    start: WindowStart,
-    interval_ms: Option<u32>,
-    times: &'a [u8],
-    bitmap: Option<&'a [u8]>,
-    checks: &'a [u8],
-    aggregate: &'a Aggregate,
-}
-
-impl Heard<'_> {
-    fn offsets(&self) -> impl DoubleEndedIterator<Item = u16> {
-        u16s(self.times)
-            .enumerate()
-            .filter(|(row, _)| self.bitmap.is_none_or(|bitmap| bitmap[row / 8] >> (row % 8) & 1 == 1))
-            .map(|(_, offset)| offset)
-    }
-
-    /// Whether event times, checks and aggregate speak of the same readings, in the one way in which packing says so.
-    fn is_consistent(&self, times_len: usize) -> bool {
-        let aggregate = self.aggregate;
-        if let Some(bitmap) = self.bitmap {
-            let set: u64 = bitmap.iter().map(|byte| u64::from(byte.count_ones())).sum();
-            let used = times_len % 8;
-            let beyond = used != 0 && bitmap.last().is_some_and(|last| last >> used != 0);
-            if set != aggregate.count || set == times_len as u64 || beyond {
-                return false;
-            }
-        }
-        let offset_of = |point: Point| point.time.millis_since(self.start);
-        let ends = (self.offsets().next().map(i64::from), self.offsets().next_back().map(i64::from));
-        let (first, last) = (aggregate.first, aggregate.last);
-        ends == (Some(offset_of(first)), Some(offset_of(last))) && u16s(self.checks).all(|check| check != 0)
-    }
-
-    fn slots(&self) -> u32 {
-        let slot_of = |offset: u16| match self.interval_ms {
-            Some(interval) => self.start.plus_millis(i64::from(offset)).as_millis().div_euclid(i64::from(interval)),
-            None => i64::from(offset),
-        };
-        let mut previous = None;
-        let mut slots = 0;
-        for slot in self.offsets().map(slot_of) {
-            slots += u32::from(previous != Some(slot));
-            previous = Some(slot);
-        }
-        slots
-    }
-
-    fn checks(&self, out: &mut Vec<(u16, u16)>) {
-        if self.aggregate.count > 2 {
-            out.extend(self.offsets().zip(u16s(self.checks)));
+impl End {
+    fn of(value: f64, first: f64, last: f64) -> Self {
+        if value == first {
+            Self::First
+        } else if value == last {
+            Self::Last
         } else {
-            let ends = [self.aggregate.first, self.aggregate.last];
-            out.extend(self.offsets().zip(ends.map(|point| check_of(point.value))));
-        }
-    }
-}
-
-fn u16s(bytes: &[u8]) -> impl DoubleEndedIterator<Item = u16> + ExactSizeIterator {
-    bytes.chunks_exact(2).map(|bytes| u16::from_le_bytes([bytes[0], bytes[1]]))
-}
-
-fn visit(
-    start: WindowStart,
-    blob: &[u8],
-    each: &mut dyn FnMut(MetricId, Aggregate, Heard<'_>),
-) -> Result<Header, PackedError> {
-    let mut reader = Reader { blob, at: 0 };
-    match reader.bytes(1)?[0] {
-        VERSION => {}
-        version => return Err(PackedError::Version(version)),
-    }
-    let interval_ms = Some(reader.narrow()?).filter(|&interval| interval != 0);
-    let late = reader.narrow()?;
-    let times_len = reader.length(2)?;
-    let times = reader.bytes(times_len * 2)?;
-    if !u16s(times).is_sorted_by(|a, b| a < b)
-        || u16s(times).next_back().is_some_and(|last| i64::from(last) >= BASE_WINDOW_MS)
-    {
-        return Err(reader.corrupt());
-    }
-    let metrics_len = reader.length(1)?;
-    let mut metrics = Vec::with_capacity(metrics_len.min(METRICS_USUAL));
-    let mut highest = None;
-    let mut covered = Covered::new(times_len);
-    for _ in 0..metrics_len {
-        let metric = MetricId(reader.narrow()?);
-        // Mostly they come in order.
-        if highest.is_some_and(|highest| metric <= highest) && metrics.contains(&metric) {
-            return Err(reader.corrupt());
-        }
-        highest = highest.max(Some(metric));
-        metrics.push(metric);
-        let (aggregate, all) = reader.aggregate(start, times_len)?;
-        let bitmap = if all { None } else { Some(reader.bytes(times_len.div_ceil(8))?) };
-        let count = usize::try_from(aggregate.count).map_err(|_| reader.corrupt())?;
-        let checks = if count > 2 { reader.bytes(count * 2)? } else { &[] };
-        let heard = Heard { start, interval_ms, times, bitmap, checks, aggregate: &aggregate };
-        if !heard.is_consistent(times_len) {
-            return Err(reader.corrupt());
-        }
-        covered.add(bitmap);
-        each(metric, aggregate, heard);
-    }
-    if !covered.is_whole() {
-        return Err(reader.corrupt());
-    }
-    if reader.at == blob.len() { Ok(Header { interval_ms, late }) } else { Err(reader.corrupt()) }
-}
-
-/// Which event times some metric has; one that none has would not have been written.
-struct Covered {
-    left: usize,
-    union: Vec<u8>,
-}
-
-impl Covered {
-    fn new(times_len: usize) -> Self {
-        Self { left: times_len, union: Vec::new() }
-    }
-
-    fn add(&mut self, bitmap: Option<&[u8]>) {
-        let Some(bitmap) = bitmap else {
-            self.left = 0;
-            return;
-        };
-        if self.left > 0 {
-            self.union.resize(bitmap.len(), 0);
-            for (all, &byte) in self.union.iter_mut().zip(bitmap) {
-                self.left -= usize::try_from((byte & !*all).count_ones()).unwrap_or(0);
-                *all |= byte;
-            }
+            Self::Neither
         }
     }
 
-    fn is_whole(&self) -> bool {
-        self.left == 0
-    }
-}
-
-struct Reader<'a> {
-    blob: &'a [u8],
-    at: usize,
-}
-
-impl<'a> Reader<'a> {
-    fn corrupt(&self) -> PackedError {
-        PackedError::Corrupt(self.at)
-    }
-
-    fn bytes(&mut self, len: usize) -> Result<&'a [u8], PackedError> {
-        let end = self.at.checked_add(len).filter(|&end| end <= self.blob.len());
-        let end = end.ok_or_else(|| self.corrupt())?;
-        let bytes = &self.blob[self.at..end];
-        self.at = end;
-        Ok(bytes)
-    }
-
-    fn varint(&mut self) -> Result<u64, PackedError> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.bytes(1)?[0];
-            value |= u64::from(byte & 0x7F) << shift;
-            if byte < 0x80 {
-                // One number has one form: no zeros in front, and no more than 64 bits.
-                let is_canonical = (byte != 0 || shift == 0) && (shift < 63 || byte == 1);
-                return if is_canonical { Ok(value) } else { Err(self.corrupt()) };
-            }
+    const fn code(self) -> u8 {
+        match self {
+            Self::Neither => 0,
+            Self::First => 1,
+            Self::Last => 2,
         }
-        Err(self.corrupt())
     }
 
-    fn narrow(&mut self) -> Result<u32, PackedError> {
-        u32::try_from(self.varint()?).map_err(|_| self.corrupt())
-    }
-
-    /// A length whose items take `item_bytes` at least, so that a damaged one cannot ask for more than there is.
-    fn length(&mut self, item_bytes: usize) -> Result<usize, PackedError> {
-        let length = usize::try_from(self.varint()?).map_err(|_| self.corrupt())?;
-        if length <= (self.blob.len() - self.at) / item_bytes { Ok(length) } else { Err(self.corrupt()) }
-    }
-
-    fn f64(&mut self) -> Result<f64, PackedError> {
-        let bytes = self.bytes(8)?;
-        Ok(f64::from_le_bytes(bytes.try_into().expect("invariant: eight bytes were taken")))
-    }
-
-    fn point(&mut self, start: WindowStart) -> Result<Point, PackedError> {
-        let bytes = self.bytes(2)?;
-        let offset = u16::from_le_bytes([bytes[0], bytes[1]]);
-        Ok(Point { time: start.plus_millis(i64::from(offset)), value: self.f64()? })
-    }
-
-    fn aggregate(&mut self, start: WindowStart, times_len: usize) -> Result<(Aggregate, bool), PackedError> {
-        let tag = self.varint()?;
-        let (count, all, low) = (tag >> 2, tag & 2 != 0, tag & 1 != 0);
-        if count == 0 || count > times_len as u64 || (all && count != times_len as u64) {
-            return Err(self.corrupt());
+    const fn from_code(code: u8) -> Option<Self> {
+        match code {
+            0 => Some(Self::Neither),
+            1 => Some(Self::First),
+            2 => Some(Self::Last),
+            _ => None,
         }
-        if count == 1 {
-            let point = self.point(start)?;
-            let good = point.value.is_finite() && !low;
-            return if good { Ok((Aggregate::of(point), all)) } else { Err(self.corrupt()) };
-        }
-        let high = self.f64()?;
-        let low = if low { Some(self.f64()?) } else { None };
-        let (min, max) = (self.f64()?, self.f64()?);
-        let (first, last) = (self.point(start)?, self.point(start)?);
-        let ends_fit = [first.value, last.value].iter().all(|value| (min..=max).contains(value));
-        if low == Some(0.0) || !min.is_finite() || !max.is_finite() || !ends_fit {
-            return Err(self.corrupt());
-        }
-        let sum = Sum::from_parts(high, low.unwrap_or(0.0));
-        Ok((Aggregate { count, sum, min, max, first, last }, all))
     }
 }
 
@@ -379,14 +228,11 @@ fn put_varint(out: &mut Vec<u8>, mut value: u64) {
     }
 }
 
-fn put_f64(out: &mut Vec<u8>, value: f64) {
-    out.extend_from_slice(&value.to_le_bytes());
-}
-
-fn put_point(out: &mut Vec<u8>, start: WindowStart, point: Point) {
-    let offset = u16::try_from(point.time.millis_since(start)).expect("invariant: a base window's offsets fit 16 bits");
-    out.extend_from_slice(&offset.to_le_bytes());
-    put_f64(out, point.value);
+/// Puts `bytes` at the start of `place` and gives what is left of it.
+fn put<const N: usize>(place: &mut [u8], bytes: [u8; N]) -> &mut [u8] {
+    let (start, rest) = place.split_at_mut(N);
+    start.copy_from_slice(&bytes);
+    rest
 }
 
 #[cfg(test)]
@@ -394,6 +240,7 @@ mod tests {
     use super::*;
     use crate::model::Timestamp;
     use crate::rollup::Outcome;
+    use crate::rollup::window::check_of;
 
     fn start() -> Timestamp {
         Timestamp::from_millis(1_764_000_000_000)
@@ -436,6 +283,16 @@ mod tests {
     #[test]
     fn the_frozen_row_of_version_1_is_read_for_ever() {
         let frozen = include_bytes!("../../tests/fixtures/rollup-v1.bin");
+        let metrics = Arc::new(vec![MetricId(0), MetricId(300)]);
+        assert_eq!(DeviceWindow::unpack(start(), metrics, frozen), Ok(sample()));
+        let mut blob = Vec::new();
+        sample().pack(&mut blob);
+        assert_eq!(BaseRow::unpack(start(), frozen), BaseRow::unpack(start(), &blob));
+    }
+
+    #[test]
+    fn the_frozen_row_of_version_2_is_written_and_read_for_ever() {
+        let frozen = include_bytes!("../../tests/fixtures/rollup-v2.bin");
         let mut blob = Vec::new();
         sample().pack(&mut blob);
         assert_eq!(blob, frozen);
@@ -453,10 +310,44 @@ mod tests {
         assert_eq!(BaseRow::unpack(start(), &blob), Err(PackedError::Version(9)));
     }
 
+    /// Two readings of one metric in version 2: what says where its extremes are, and its numbers after it.
+    fn two_readings(ends: u8, numbers: &[f64]) -> Vec<u8> {
+        let mut blob = vec![VERSION, 0, 0, 2, 0, 0, 5, 0, 1, 7, 2 << 2 | 2, ends];
+        blob.extend(numbers.iter().flat_map(|number| number.to_le_bytes()));
+        blob
+    }
+
+    #[test]
+    fn a_row_that_packing_would_not_have_written_is_refused() {
+        let good = two_readings(1 | 2 << 2, &[3.0, 1.0, 2.0]);
+        assert!(BaseRow::unpack(start(), &good).is_ok());
+        let cases = [
+            ("the smallest is the first and written", two_readings(2 << 2, &[3.0, 1.0, 1.0, 2.0])),
+            ("the smallest is neither of the two", two_readings(2 << 2, &[3.0, 0.5, 1.0, 2.0])),
+            ("the smallest is the larger one", two_readings(2 | 2 << 2, &[3.0, 1.0, 2.0])),
+            ("the last of two that are equal", two_readings(1 | 2 << 2, &[2.0, 1.0, 1.0])),
+            ("a value is minus zero", two_readings(1 | 2 << 2, &[2.0, -0.0, 2.0])),
+            ("a value is infinite", two_readings(1 | 2 << 2, &[2.0, 1.0, f64::INFINITY])),
+            ("no such end", two_readings(3, &[3.0, 1.0, 2.0])),
+        ];
+        for (what, blob) in cases {
+            assert!(matches!(BaseRow::unpack(start(), &blob), Err(PackedError::Corrupt(_))), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_row_of_version_1_whose_checks_are_not_those_of_its_ends_is_refused() {
+        let mut blob = include_bytes!("../../tests/fixtures/rollup-v1.bin").to_vec();
+        let check = check_of(0.1).to_le_bytes();
+        let at = blob.windows(2).position(|bytes| bytes == check).expect("the first value's check");
+        blob[at] ^= 1;
+        assert!(matches!(BaseRow::unpack(start(), &blob), Err(PackedError::Corrupt(_))));
+    }
+
     proptest::proptest! {
         #[test]
         fn hostile_bytes_never_panic(mut blob in proptest::collection::vec(0u8..=255, 1..200)) {
-            blob[0] = VERSION;
+            blob[0] = VERSION_1 + blob[0] % 2;
             let _ = BaseRow::unpack(start(), &blob);
             let _ = DeviceWindow::unpack(start(), Arc::default(), &blob);
         }

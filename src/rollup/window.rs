@@ -1,9 +1,15 @@
 //! One device's base window while readings come in: aggregates per metric and the set of event times applied.
+//!
+//! A city's windows are found in random order, so what a message touches lies together: the series of a window in one
+//! block, and the checks of one event time in one stretch of another.
 
 use std::sync::Arc;
 
-use super::{Aggregate, Point};
+use super::{Aggregate, Sum};
 use crate::model::{BASE_WINDOW_MS, MetricId, Timestamp, WindowStart};
+
+/// Event times that a window has room for at first; a device that speaks more often makes it grow.
+const TIMES_AT_FIRST: usize = 6;
 
 /// What became of a reading.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +32,55 @@ pub struct DeviceWindow {
     /// Messages whose readings were applied after the window was final.
     pub late: u32,
     metrics: Arc<Vec<MetricId>>,
-    aggregates: Vec<Option<Aggregate>>,
+    /// One for each of `metrics`.
+    series: Vec<Series>,
     seen: Seen,
+}
+
+/// The aggregate of one metric, with event times as milliseconds from the window's start.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(super) struct Series {
+    pub(super) sum: Sum,
+    pub(super) min: f64,
+    pub(super) max: f64,
+    pub(super) first: f64,
+    pub(super) last: f64,
+    pub(super) first_at: u16,
+    pub(super) last_at: u16,
+    /// Number of readings; 0 where there is none, and then the rest means nothing.
+    pub(super) count: u16,
+}
+
+impl Series {
+    fn of(aggregate: &Aggregate, start: WindowStart) -> Self {
+        Self {
+            sum: aggregate.sum,
+            min: aggregate.min,
+            max: aggregate.max,
+            first: aggregate.first.value,
+            last: aggregate.last.value,
+            first_at: offset_in(start, aggregate.first.time),
+            last_at: offset_in(start, aggregate.last.time),
+            count: u16::try_from(aggregate.count).expect("invariant: a base window has fewer instants"),
+        }
+    }
+
+    fn add(&mut self, offset: u16, value: f64) {
+        self.sum.add(value);
+        if self.count == 0 {
+            (self.min, self.max, self.first, self.last) = (value, value, value, value);
+            (self.first_at, self.last_at) = (offset, offset);
+        }
+        self.count += 1;
+        self.min = self.min.min(value);
+        self.max = self.max.max(value);
+        if offset < self.first_at {
+            (self.first, self.first_at) = (value, offset);
+        }
+        if offset > self.last_at {
+            (self.last, self.last_at) = (value, offset);
+        }
+    }
 }
 
 impl DeviceWindow {
@@ -35,11 +88,13 @@ impl DeviceWindow {
     #[must_use]
     pub fn new(start: WindowStart, interval_ms: Option<u32>, metrics: Arc<Vec<MetricId>>) -> Self {
         let width = metrics.len();
-        Self { start, interval_ms, late: 0, metrics, aggregates: vec![None; width], seen: Seen::new(width) }
+        let series = vec![Series::default(); width];
+        Self { start, interval_ms, late: 0, metrics, series, seen: Seen::new(width) }
     }
 
     /// Merges one reading. `slot` is where the device's profile lists the metric, which is where the window has it too
     /// unless the profile has changed since; `time` must lie inside the window.
+    #[inline]
     pub fn apply(&mut self, slot: usize, metric: MetricId, time: Timestamp, value: f64) -> Outcome {
         let offset = offset_in(self.start, time);
         // One zero only, so that -0 and 0 are the same reading.
@@ -47,35 +102,31 @@ impl DeviceWindow {
         let column = self.column(slot, metric);
         let outcome = self.seen.insert(offset, column, check_of(value));
         if outcome == Outcome::Applied {
-            let point = Point { time, value };
-            match &mut self.aggregates[column] {
-                Some(aggregate) => aggregate.add(point),
-                empty => *empty = Some(Aggregate::of(point)),
-            }
+            self.series[column].add(offset, value);
         }
         outcome
     }
 
+    #[inline]
     fn column(&mut self, slot: usize, metric: MetricId) -> usize {
-        if self.metrics.get(slot) == Some(&metric) {
-            return slot;
-        }
+        if self.metrics.get(slot) == Some(&metric) { slot } else { self.column_elsewhere(metric) }
+    }
+
+    #[cold]
+    fn column_elsewhere(&mut self, metric: MetricId) -> usize {
         if let Some(column) = self.metrics.iter().position(|&known| known == metric) {
             return column;
         }
         Arc::make_mut(&mut self.metrics).push(metric);
-        self.aggregates.push(None);
+        self.series.push(Series::default());
         self.seen.widen(self.metrics.len());
         self.metrics.len() - 1
     }
 
-    /// Metrics that have readings: their id, aggregate and column in the set of event times.
-    pub(super) fn present(&self) -> impl Iterator<Item = (MetricId, &Aggregate, usize)> {
-        self.metrics
-            .iter()
-            .zip(&self.aggregates)
-            .enumerate()
-            .filter_map(|(column, (&metric, aggregate))| aggregate.as_ref().map(|a| (metric, a, column)))
+    /// Metrics that have readings: their id, series and column in the set of event times.
+    pub(super) fn present(&self) -> impl Iterator<Item = (MetricId, &Series, usize)> {
+        let series = self.metrics.iter().zip(&self.series).enumerate();
+        series.filter(|(_, (_, series))| series.count > 0).map(|(column, (&metric, series))| (metric, series, column))
     }
 
     pub(super) fn seen(&self) -> &Seen {
@@ -83,20 +134,25 @@ impl DeviceWindow {
     }
 
     /// Puts back what the packed form held.
-    pub(super) fn restore(&mut self, metric: MetricId, aggregate: Aggregate, checks: &[(u16, u16)]) {
+    pub(super) fn restore(&mut self, metric: MetricId, aggregate: &Aggregate, checks: &[(u16, u16)]) {
         let column = self.column(usize::MAX, metric);
-        self.aggregates[column] = Some(aggregate);
+        self.series[column] = Series::of(aggregate, self.start);
         for &(offset, check) in checks {
             self.seen.insert(offset, column, check);
         }
     }
 
+    /// Looks at what the next reading will touch; what it gives means nothing.
+    #[must_use]
+    pub fn look(&self) -> usize {
+        let counts: usize = self.series.iter().map(|series| usize::from(series.count)).sum();
+        counts + self.seen.cells.last().map_or(0, |&check| usize::from(check))
+    }
+
     /// Bytes of memory the window takes, near enough for a bound.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
-        size_of::<Self>()
-            + self.aggregates.capacity() * size_of::<Option<Aggregate>>()
-            + (self.seen.times.capacity() + self.seen.checks.capacity()) * size_of::<u16>()
+        size_of::<Self>() + self.series.capacity() * size_of::<Series>() + self.seen.cells.capacity() * size_of::<u16>()
     }
 }
 
@@ -116,37 +172,22 @@ pub(super) fn check_of(value: f64) -> u16 {
 /// The event times applied, and per time and metric a check of the value; 0 where the metric had none.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
-    /// Milliseconds from the window's start, ascending.
-    times: Vec<u16>,
-    /// Row-major: `times.len()` rows of `width` checks.
-    checks: Vec<u16>,
+    /// Rows in ascending order of time, each the milliseconds from the window's start and `width` checks.
+    cells: Vec<u16>,
     width: usize,
 }
 
 impl Seen {
     fn new(width: usize) -> Self {
-        Self { times: Vec::new(), checks: Vec::new(), width }
+        Self { cells: Vec::new(), width }
     }
 
+    #[inline]
     fn insert(&mut self, offset: u16, column: usize, check: u16) -> Outcome {
-        let row = match self.times.last() {
-            Some(&last) if last == offset => self.times.len() - 1,
-            Some(&last) if last > offset => match self.times.binary_search(&offset) {
-                Ok(row) => row,
-                Err(row) => {
-                    self.times.insert(row, offset);
-                    let at = row * self.width;
-                    self.checks.splice(at..at, std::iter::repeat_n(0, self.width));
-                    row
-                }
-            },
-            _ => {
-                self.times.push(offset);
-                self.checks.resize(self.times.len() * self.width, 0);
-                self.times.len() - 1
-            }
-        };
-        let cell = &mut self.checks[row * self.width + column];
+        let stride = self.width + 1;
+        let last = self.cells.len().wrapping_sub(stride);
+        let row = if self.cells.get(last) == Some(&offset) { last } else { self.find_or_make(offset) };
+        let cell = &mut self.cells[row + 1 + column];
         match *cell {
             0 => {
                 *cell = check;
@@ -157,23 +198,58 @@ impl Seen {
         }
     }
 
-    fn widen(&mut self, width: usize) {
-        let mut checks = Vec::with_capacity(self.times.len() * width);
-        for row in 0..self.times.len() {
-            checks.extend_from_slice(&self.checks[row * self.width..(row + 1) * self.width]);
-            checks.resize((row + 1) * width, 0);
+    /// Where the row of `offset` begins, which is made where there is none.
+    fn find_or_make(&mut self, offset: u16) -> usize {
+        let stride = self.width + 1;
+        if self.cells.capacity() - self.cells.len() < stride {
+            // By half, since a city's windows mostly are of one length: doubling would leave much of it empty.
+            self.cells.reserve_exact((self.len() / 2).max(TIMES_AT_FIRST) * stride);
         }
-        self.checks = checks;
-        self.width = width;
+        let (mut low, mut high) = (0, self.len());
+        // Mostly it is later than all the others.
+        if high > 0 && self.cells[(high - 1) * stride] < offset {
+            low = high;
+        }
+        while low < high {
+            let middle = usize::midpoint(low, high);
+            if self.cells[middle * stride] < offset { low = middle + 1 } else { high = middle }
+        }
+        let row = low * stride;
+        if self.cells.get(row) == Some(&offset) {
+            return row;
+        }
+        if row == self.cells.len() {
+            self.cells.resize(row + stride, 0);
+        } else {
+            self.cells.splice(row..row, std::iter::repeat_n(0, stride));
+        }
+        self.cells[row] = offset;
+        row
     }
 
-    pub(super) fn times(&self) -> &[u16] {
-        &self.times
+    fn widen(&mut self, width: usize) {
+        let mut cells = Vec::with_capacity(self.len() * (width + 1));
+        for row in self.cells.chunks_exact(self.width + 1) {
+            let end = cells.len() + width + 1;
+            cells.extend_from_slice(row);
+            cells.resize(end, 0);
+        }
+        (self.cells, self.width) = (cells, width);
+    }
+
+    /// Number of event times.
+    pub(super) fn len(&self) -> usize {
+        self.cells.len() / (self.width + 1)
+    }
+
+    /// Milliseconds from the window's start, ascending.
+    pub(super) fn times(&self) -> impl Iterator<Item = u16> {
+        self.cells.chunks_exact(self.width + 1).map(|row| row[0])
     }
 
     /// The checks of one metric, one per event time; 0 where it had no reading.
     pub(super) fn checks_of(&self, column: usize) -> impl Iterator<Item = u16> {
-        self.checks.iter().skip(column).step_by(self.width.max(1)).copied()
+        self.cells.chunks_exact(self.width + 1).map(move |row| row[1 + column])
     }
 }
 
@@ -184,7 +260,7 @@ impl PartialEq for Seen {
         let (mut a, mut b) = (self.clone(), other.clone());
         a.widen(width);
         b.widen(width);
-        a.times == b.times && a.checks == b.checks
+        a.cells == b.cells
     }
 }
 
@@ -207,8 +283,8 @@ mod tests {
         assert_eq!(window.apply(0, MetricId(7), at(5), 1.5), Outcome::Applied);
         assert_eq!(window.apply(0, MetricId(7), at(5), 1.5), Outcome::Duplicate);
         assert_eq!(window.apply(0, MetricId(7), at(5), 2.5), Outcome::Conflicting);
-        let (_, aggregate, _) = window.present().next().expect("a metric");
-        assert_eq!((aggregate.count, aggregate.last.value), (1, 1.5));
+        let (_, series, _) = window.present().next().expect("a metric");
+        assert_eq!((series.count, series.last), (1, 1.5));
     }
 
     #[test]

@@ -75,7 +75,7 @@ impl Body {
     }
 
     /// The bytes on the wire.
-    #[cfg(test)]
+    #[cfg(any(test, feature = "bench"))]
     pub(super) fn bytes(&self) -> &[u8] {
         &self.0
     }

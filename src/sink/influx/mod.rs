@@ -4,6 +4,8 @@
 //! store cannot do now is tried again; what it will never take is put into quarantine with the store's own words; what
 //! a person has to put right is said to that person, and loses nothing.
 
+#[cfg(feature = "bench")]
+pub mod bench;
 mod client;
 mod feed;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -7,6 +7,8 @@
 
 mod ack_waits;
 mod assembler;
+#[cfg(feature = "bench")]
+pub mod bench;
 mod dial;
 mod driver;
 #[cfg(any(test, feature = "fuzzing"))]
@@ -14,7 +16,7 @@ pub(crate) mod fuzz;
 mod intake;
 mod rival;
 mod session;
-#[cfg(test)]
+#[cfg(any(test, feature = "bench"))]
 pub(crate) mod stepped;
 #[cfg(test)]
 mod test_rig;

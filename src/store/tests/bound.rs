@@ -103,7 +103,7 @@ fn rows_that_an_open_day_is_made_of_are_kept_while_the_bound_allows_it() {
 fn a_late_reading_for_a_row_that_went_begins_none_and_a_window_without_its_beginning_is_not_told() {
     let mut city =
         city(1 << 20, WriterOptions { feed_windows: [Window::Minute1, Window::Hour1].into(), ..only_minutes() });
-    for number in 0..420 {
+    for number in 0..480 {
         minute(&mut city, number);
         pass_everything(&city);
     }
