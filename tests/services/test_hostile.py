@@ -93,7 +93,7 @@ def parse_line(line: str) -> tuple[str, dict, dict]:
 def parse_metrics(text: str) -> list[dict]:
     """The labels of every sample of the Prometheus text format."""
     label = r'[a-z_]+="(?:[^"\\\n]|\\["\\n])*"'
-    sample = re.compile(rf'[a-z_:]+(?:\{{({label}(?:,{label})*)?\}})? -?[0-9.e+-]+')
+    sample = re.compile(rf'[a-z_:][a-z0-9_:]*(?:\{{({label}(?:,{label})*)?\}})? -?[0-9.e+-]+')
     lines = [line for line in text.splitlines() if not line.startswith("#")]
     for line in lines:
         assert sample.fullmatch(line), line
