@@ -7,6 +7,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::model::{Timestamp, millis};
 
+/// 2025-01-01T00:00:00Z. A clock of ours that shows an earlier time was not set: there was no Sitepulse then.
+pub const CLOCK_SET_FROM: Timestamp = Timestamp::from_millis(1_735_689_600_000);
+
 /// Where `now` comes from.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {

@@ -14,7 +14,7 @@ use crate::model::Timestamp;
 
 /// 2010-01-01T00:00:00Z. Clocks that were never set begin in 1970, 1980, 2000 or 2008 and have not come further; no
 /// retention reaches back as far.
-const CLOCK_SET_FROM: Timestamp = Timestamp::from_millis(1_262_304_000_000);
+const DEVICE_CLOCK_SET_FROM: Timestamp = Timestamp::from_millis(1_262_304_000_000);
 /// 2200-01-01T00:00:00Z, the latest event time that anyone may claim.
 const LATEST: Timestamp = Timestamp::from_millis(7_258_118_400_000);
 /// The units of numbers, with the powers of ten that lie between each and the second.
@@ -74,7 +74,7 @@ pub fn place(given: Option<&GivenTime<'_>>, policy: &TimePolicy, limits: &TimeLi
         _ => return Err(Rejection::BadTimestamp),
     };
     let newest = limits.newest.unwrap_or(LATEST).min(LATEST);
-    if time >= CLOCK_SET_FROM && time <= newest {
+    if time >= DEVICE_CLOCK_SET_FROM && time <= newest {
         return Ok(if time < limits.oldest { Placed::Expired } else { Placed::At(time) });
     }
     // Only a number that another unit makes fit exactly is told to be in it.
@@ -83,7 +83,7 @@ pub fn place(given: Option<&GivenTime<'_>>, policy: &TimePolicy, limits: &TimeLi
         return Ok(Placed::Refused(Invalid::WrongUnit));
     }
     Ok(match limits.arrival {
-        _ if time < CLOCK_SET_FROM => Placed::Refused(Invalid::ClockUnset),
+        _ if time < DEVICE_CLOCK_SET_FROM => Placed::Refused(Invalid::ClockUnset),
         Some(_) if policy.rule == TimeRule::Clamp && limits.newest.is_some() => Placed::Clamped(time),
         _ => Placed::Refused(Invalid::Future),
     })

@@ -11,12 +11,11 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use super::Options;
+use crate::clock::CLOCK_SET_FROM;
 use crate::decode::event_time::{Placed, TimeLimits};
 use crate::ledger::Invalid;
 use crate::model::{DeviceId, Timestamp, WindowStart, millis};
 
-/// 2025-01-01T00:00:00Z. A clock that shows an earlier time was not set: there was no Sitepulse then.
-const CLOCK_SET_FROM: Timestamp = Timestamp::from_millis(1_735_689_600_000);
 /// How far a clock may lie from what is known and still be believed, ms: behind it, when it judges what is too far
 /// ahead; beyond the newest row, when it judges what is too old.
 const BELIEVED_MS: i64 = 24 * 3_600_000;

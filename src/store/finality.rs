@@ -8,6 +8,7 @@ use rusqlite::{Connection, Transaction, params};
 use super::WriterOptions;
 use super::schema::{StateKey, count_at, time_at, to_sql};
 use super::series::STEP_ROWS_MAX;
+use crate::clock::CLOCK_SET_FROM;
 use crate::model::{BASE_WINDOW_MS, DeviceId, MetricId, Timestamp, Window, WindowStart};
 use crate::rollup::BaseRow;
 
@@ -15,8 +16,6 @@ use crate::rollup::BaseRow;
 /// Further back (a downtime of weeks, a first start with the clock in 1970) only windows with rows are.
 const EMPTY_MARKED_MS: i64 = 48 * 3_600_000;
 
-/// 2025-01-01T00:00:00Z. A clock that shows an earlier time was not set, and says nothing of what is final.
-pub(super) const CLOCK_SET_FROM: Timestamp = Timestamp::from_millis(1_735_689_600_000);
 /// Longest gap between the clock and the rows ahead of it, and between those, that is no sign of a clock that ran ahead
 /// while they were made, ms.
 const ROWS_GAP_MS_MAX: i64 = 24 * 3_600_000;

@@ -14,8 +14,8 @@ use rusqlite::{Transaction, params};
 use super::WriterOptions;
 use super::bound::{Bound, Fill, Pressure, hard, used_bytes};
 use super::feed::Feed;
-use super::finality::CLOCK_SET_FROM;
 use super::schema::{StateKey, to_sql};
+use crate::clock::CLOCK_SET_FROM;
 use crate::model::{BASE_WINDOW_MS, Timestamp, Window};
 
 /// Rejected messages that are kept.
