@@ -470,10 +470,11 @@ impl Roller {
     /// Whether the row of `time` is gone from the store. One that is begun anew would hide the whole one that sinks have.
     fn is_gone(&self, frame: &Frame, time: Timestamp) -> bool {
         let start = |at| Window::Minute1.bounds(at, &jiff::tz::TimeZone::UTC).0;
+        let Some(kept_from) = self.kept_from.filter(|kept_from| start(time) < *kept_from) else { return false };
         // What was deleted under a clock that ran ahead is no reason to refuse what is measured now.
         let limits = limits(frame.arrival, self.known(), &self.options);
         let today = limits.arrival.or(self.final_until).unwrap_or(frame.arrival);
-        self.kept_from.is_some_and(|kept_from| start(time) < kept_from.min(start(today)))
+        start(time) < kept_from.min(start(today))
     }
 
     fn reject(&mut self, frame: &Frame, reason: Rejection) {
