@@ -37,7 +37,7 @@ use crate::journal::{Entry, Journal, Reader};
 use crate::ledger::Ledger;
 use crate::model::{JournalPosition, Timestamp, millis};
 use crate::problem::with_causes;
-use crate::store::{Flush, Writer};
+use crate::store::{self, Flush, Writer};
 
 pub use registry::adopt;
 #[cfg(feature = "bench")]
@@ -309,20 +309,8 @@ impl Driver {
             self.note_readiness();
             return true;
         }
-        self.pipeline.writer.note_unlisted(self.roller.unlisted());
-        let parts = self.roller.flush_parts();
-        let mut rows = parts.rows.into_iter();
-        let mut flush = Flush {
-            now,
-            rows: &mut rows,
-            devices: parts.devices,
-            metrics: parts.metrics,
-            ledger: parts.ledger,
-            position: parts.position,
-            dead_letters: parts.dead_letters,
-        };
         let final_before = self.pipeline.writer.final_until();
-        match self.pipeline.writer.flush(&mut flush) {
+        match write(&self.roller, &mut self.pipeline.writer, now) {
             Ok(rows) => {
                 self.counters.rows_written.add(rows as u64);
                 self.counters.flushes.add(1);
@@ -401,6 +389,22 @@ impl Driver {
             error!(cause, "{what}; the journal keeps what comes in, trying again");
         }
     }
+}
+
+/// Writes to the store what it does not have yet. Returns the number of rows.
+fn write(roller: &Roller, writer: &mut Writer, now: Timestamp) -> Result<usize, store::Error> {
+    writer.note_unlisted(roller.unlisted());
+    let parts = roller.flush_parts();
+    let mut rows = parts.rows.into_iter();
+    writer.flush(&mut Flush {
+        now,
+        rows: &mut rows,
+        devices: parts.devices,
+        metrics: parts.metrics,
+        ledger: parts.ledger,
+        position: parts.position,
+        dead_letters: parts.dead_letters,
+    })
 }
 
 /// How far the clock was last set, for people.

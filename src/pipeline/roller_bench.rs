@@ -5,7 +5,8 @@ use crate::decode::native::NativeMessage;
 use crate::journal::Entry;
 use crate::ledger::Rejection;
 use crate::model::{Frame, Timestamp};
-use crate::store::{Error, Flush, Writer};
+use crate::pipeline::write;
+use crate::store::{Error, Writer};
 
 /// Finds device and slots of a decoded message, and checks its values. Returns how many are good.
 ///
@@ -45,19 +46,7 @@ pub fn pack(roller: &Roller, scratch: &mut Vec<u8>) -> (usize, usize) {
 /// # Errors
 /// Where SQLite refuses.
 pub fn flush(roller: &mut Roller, writer: &mut Writer, now: Timestamp) -> Result<usize, Error> {
-    writer.note_unlisted(roller.unlisted());
-    let parts = roller.flush_parts();
-    let mut rows = parts.rows.into_iter();
-    let mut flush = Flush {
-        now,
-        rows: &mut rows,
-        devices: parts.devices,
-        metrics: parts.metrics,
-        ledger: parts.ledger,
-        position: parts.position,
-        dead_letters: parts.dead_letters,
-    };
-    let count = writer.flush(&mut flush)?;
+    let count = write(roller, writer, now)?;
     roller.flushed(now, writer);
     Ok(count)
 }

@@ -2,21 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use jiff::tz::TimeZone;
 use proptest::prelude::{Just, Strategy, any, prop};
 
-use super::{Counters, Driver, LedgerBoard, Options, Pipeline, Roller, StoreHealth, Unregistered, adopt};
-use crate::clock::{Clock, StepWatch};
+use super::{Driver, LedgerBoard, Options, Pipeline, Roller, Unregistered, adopt, write};
+use crate::clock::Clock;
 use crate::health::{Health, PartKind};
 use crate::inventory::{Connection, Device, Inventory, MetricDef, Profile, SharedInventory, Site, UnknownMetrics};
 use crate::journal::{self, Entry, Folder, Journal};
 use crate::ledger::{Invalid, Ledger, Rejection};
 use crate::model::{DeviceId, Frame, FrameKind, MetricKind, Timestamp, Window};
-use crate::store::{Devices, Flush, Reader, SeriesQuery, SeriesRow, StorePath, Writer, WriterOptions};
+use crate::store::{Devices, Reader, SeriesQuery, SeriesRow, StorePath, Writer, WriterOptions};
 
 pub(super) const T0: i64 = 1_764_000_000_000;
 
@@ -146,20 +146,38 @@ impl World {
     }
 
     pub(super) fn flush(&mut self, now: Timestamp) {
-        self.writer.note_unlisted(self.roller.unlisted());
-        let parts = self.roller.flush_parts();
-        let mut rows = parts.rows.into_iter();
-        let mut flush = Flush {
-            now,
-            rows: &mut rows,
-            devices: parts.devices,
-            metrics: parts.metrics,
-            ledger: parts.ledger,
-            position: parts.position,
-            dead_letters: parts.dead_letters,
-        };
-        self.writer.flush(&mut flush).expect("the store takes it");
+        write(&self.roller, &mut self.writer, now).expect("the store takes it");
         self.roller.flushed(now, &self.writer);
+    }
+
+    /// The pipeline without its thread, over a journal in the same folder.
+    pub(super) fn into_driver(self) -> (Driver, tempfile::TempDir) {
+        let Self { folder, writer, roller, inventory } = self;
+        let (clock, health) = (Clock::system(), Health::default());
+        let part = |kind, name: &str| health.part(kind, name, clock.now());
+        let options_of_journal = journal::Options {
+            folder: folder.path().to_owned(),
+            bytes_max: 1 << 30,
+            segment_bytes: 1 << 30,
+            commit_interval: Duration::ZERO,
+            age_max: Duration::from_hours(1),
+        };
+        let storage = Arc::new(Folder::open(folder.path()).expect("a folder"));
+        let (position, journal_part) = (roller.position(), part(PartKind::Journal, "journal"));
+        let journal = Journal::open(storage, options_of_journal, position, journal_part, clock).expect("a journal");
+        let pipeline = Pipeline {
+            journal: Arc::new(journal),
+            writer,
+            inventory,
+            board: Arc::<LedgerBoard>::default(),
+            options: options(),
+            clock,
+            part: part(PartKind::Pipeline, "pipeline"),
+            store_part: part(PartKind::Store, "store"),
+            ready: Arc::<AtomicBool>::default(),
+            stop: Arc::<AtomicBool>::default(),
+        };
+        (pipeline.driver().expect("a driver"), folder)
     }
 
     /// The ledger against a journal that ends where the roller is.
@@ -338,19 +356,8 @@ fn a_late_reading_amends_its_own_window_and_the_step_into_the_next_row() {
 
 #[test]
 fn a_stop_leaves_a_long_backlog_to_the_next_start() {
-    let World { folder, writer, roller, inventory } = World::new();
-    let clock = Clock::system();
-    let health = Health::default();
-    let options_of_journal = journal::Options {
-        folder: folder.path().to_owned(),
-        bytes_max: 1 << 30,
-        segment_bytes: 1 << 30,
-        commit_interval: Duration::ZERO,
-        age_max: Duration::from_hours(1),
-    };
-    let storage = Arc::new(Folder::open(folder.path()).expect("a folder"));
-    let part = health.part(PartKind::Journal, "journal", clock.now());
-    let journal = Journal::open(storage, options_of_journal, roller.position(), part, clock).expect("a journal");
+    let (mut driver, folder) = World::new().into_driver();
+    let journal = driver.pipeline.journal.clone();
     let (kept, is_kept) = std::sync::mpsc::channel();
     let backlog = (0..100).map(|at| match reading(at, 5.0, 1.0) {
         Entry::Frame(frame) => frame,
@@ -360,33 +367,9 @@ fn a_stop_leaves_a_long_backlog_to_the_next_start() {
     journal.inlet().append(backlog.collect(), receipt).expect("room");
     is_kept.recv().expect("the backlog is on disk");
 
-    let part = health.part(PartKind::Pipeline, "pipeline", clock.now());
-    let journal = Arc::new(journal);
-    let store_part = health.part(PartKind::Store, "store", clock.now());
-    let driver = Driver {
-        reader: journal.reader(roller.position()),
-        caught_up_at: journal.end(),
-        flushed: Instant::now(),
-        watch: StepWatch::new(clock.now(), Instant::now()),
-        stepped: None,
-        // The time for reading is over.
-        reads_until: Some(Instant::now()),
-        counters: Counters::of(&part),
-        store_health: StoreHealth::of(store_part.clone()),
-        roller,
-        pipeline: Pipeline {
-            journal: journal.clone(),
-            writer,
-            inventory,
-            board: Arc::<LedgerBoard>::default(),
-            options: options(),
-            clock,
-            part,
-            store_part: store_part.clone(),
-            ready: Arc::<AtomicBool>::default(),
-            stop: Arc::new(AtomicBool::new(true)),
-        },
-    };
+    driver.pipeline.stop.store(true, Ordering::Release);
+    // The time for reading is over.
+    driver.reads_until = Some(Instant::now());
     driver.run();
     let world = World::open(folder);
     assert_eq!((world.roller.position().0, journal.end().0), (0, 100));

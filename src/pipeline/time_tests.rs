@@ -1,15 +1,11 @@
 //! Times of devices and of the gateway that are wrong, from a message to its row.
 
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::tests::{T0, World, frame, listed_with, options};
-use super::{Counters, Driver, LedgerBoard, Pipeline, StoreHealth};
-use crate::clock::{Clock, StepWatch};
-use crate::health::{Health, PartKind};
+use super::tests::{T0, World, frame, listed_with};
+use crate::clock::StepWatch;
 use crate::inventory::{Profile, TimePolicy, TimeRule, TimeUnit};
-use crate::journal::{self, Entry, Folder, Journal};
+use crate::journal::Entry;
 use crate::ledger::{Invalid, Rejection};
 use crate::model::{Timestamp, Window};
 
@@ -176,45 +172,10 @@ fn what_devices_date_is_kept_once_a_clock_that_ran_years_ahead_is_right_again() 
 
 #[test]
 fn a_step_of_the_clock_is_counted_and_told() {
-    let World { folder, writer, roller, inventory } = World::new();
-    let (clock, health) = (Clock::system(), Health::default());
-    let options_of_journal = journal::Options {
-        folder: folder.path().to_owned(),
-        bytes_max: 1 << 30,
-        segment_bytes: 1 << 30,
-        commit_interval: Duration::ZERO,
-        age_max: Duration::from_hours(1),
-    };
-    let storage = Arc::new(Folder::open(folder.path()).expect("a folder"));
-    let part = health.part(PartKind::Journal, "journal", clock.now());
-    let journal = Journal::open(storage, options_of_journal, roller.position(), part, clock).expect("a journal");
-    let part = health.part(PartKind::Pipeline, "pipeline", clock.now());
-    let journal = Arc::new(journal);
-    let store_part = health.part(PartKind::Store, "store", clock.now());
-    let mut driver = Driver {
-        reader: journal.reader(roller.position()),
-        caught_up_at: journal.end(),
-        flushed: Instant::now(),
-        // The clock showed this a moment ago.
-        watch: StepWatch::new(clock.now().plus_millis(8 * 3_600_000 + 1_000), Instant::now()),
-        stepped: None,
-        reads_until: None,
-        counters: Counters::of(&part),
-        store_health: StoreHealth::of(store_part.clone()),
-        roller,
-        pipeline: Pipeline {
-            journal: journal.clone(),
-            writer,
-            inventory,
-            board: Arc::<LedgerBoard>::default(),
-            options: options(),
-            clock,
-            part: part.clone(),
-            store_part,
-            ready: Arc::<AtomicBool>::default(),
-            stop: Arc::new(AtomicBool::new(true)),
-        },
-    };
+    let (mut driver, _folder) = World::new().into_driver();
+    let (clock, part) = (driver.pipeline.clock, driver.pipeline.part.clone());
+    // The clock showed this a moment ago.
+    driver.watch = StepWatch::new(clock.now().plus_millis(8 * 3_600_000 + 1_000), Instant::now());
     assert!(driver.flush() && driver.flush());
     let snapshot = part.snapshot();
     assert_eq!((snapshot.counters["clock_steps"], snapshot.counters["flushes"]), (1, 1));
