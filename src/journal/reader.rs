@@ -82,9 +82,9 @@ impl Reader {
         Ok(budget.entries)
     }
 
-    /// Waits until there is something to read, at most `timeout`.
-    pub fn wait(&self, timeout: Duration) {
-        self.shared.await_record(self.position, timeout);
+    /// Waits until there is something to read, at most `timeout`. Returns whether there is.
+    pub fn wait(&self, timeout: Duration) -> bool {
+        self.shared.await_record(self.position, timeout)
     }
 
     fn read_segment(

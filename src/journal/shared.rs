@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
@@ -97,6 +97,8 @@ struct State {
     failure: Option<Failure>,
     /// Space may have come back: try again now.
     retry: bool,
+    /// The commit thread sleeps while more comes for its group, until so many bytes are queued.
+    gathering: Option<u64>,
     closed: bool,
 }
 
@@ -168,6 +170,7 @@ impl Shared {
             short: None,
             failure: None,
             retry: false,
+            gathering: None,
             closed: false,
         };
         let counters = Counters::of(&part);
@@ -210,8 +213,12 @@ impl Shared {
         state.queued_bytes += bytes;
         state.queued_frames += frames.len();
         state.queue.push_back(Batch { frames, receipt, bytes });
+        // A batch more is no reason to wake a thread that waits for more of them.
+        let wakes = state.gathering.is_none_or(|bytes_max| state.queued_bytes >= bytes_max);
         drop(state);
-        self.work.notify_one();
+        if wakes {
+            self.work.notify_one();
+        }
         Ok(())
     }
 
@@ -293,6 +300,31 @@ impl Shared {
             group.extend(state.queue.pop_front());
         }
         group.len() > held
+    }
+
+    /// Adds to `group` what is queued until the instant `until`, or until about `bytes_max` are in it, or the journal is
+    /// closed.
+    pub(super) fn gather(&self, until: Instant, bytes_max: u64, group: &mut Vec<Batch>) {
+        let timeout = until.saturating_duration_since(Instant::now());
+        let mut state = self.state();
+        if !timeout.is_zero() {
+            state.gathering = Some(bytes_max);
+            let wait = |state: &mut State| !state.closed && state.queued_bytes < bytes_max;
+            state = self.work.wait_timeout_while(state, timeout, wait).unwrap_or_else(PoisonError::into_inner).0;
+            state.gathering = None;
+        }
+        let gathered: u64 = group.iter().map(|batch| batch.bytes).sum();
+        let (has_room, bytes) = (gathered < bytes_max, bytes_max.saturating_sub(gathered));
+        drop(state);
+        if has_room {
+            self.take(bytes, group);
+        }
+    }
+
+    /// Whether the commit thread has a group that more may join.
+    #[cfg(test)]
+    pub(super) fn is_gathering(&self) -> bool {
+        self.state().gathering.is_some()
     }
 
     /// Waits until something is queued, a segment is to be retired, or it is time to look at ages. Returns false when
@@ -407,11 +439,11 @@ impl Shared {
         self.state().segments.iter().any(|segment| segment.first == first)
     }
 
-    /// Waits until something at or beyond `position` is durable, at most `timeout`.
-    pub(super) fn await_record(&self, position: u64, timeout: Duration) {
+    /// Waits until something at or beyond `position` is durable, at most `timeout`. Returns whether it is.
+    pub(super) fn await_record(&self, position: u64, timeout: Duration) -> bool {
         let wait = |state: &mut State| state.end <= position;
         let waited = self.published.wait_timeout_while(self.state(), timeout, wait);
-        drop(waited);
+        !waited.unwrap_or_else(PoisonError::into_inner).1.timed_out()
     }
 
     /// Marks the segment that starts at `first` as damaged and renames it, once.

@@ -1,4 +1,4 @@
-//! The commit thread: gathers batches, writes them in one go, syncs, publishes, then runs receipts.
+//! The commit thread: gathers batches for a while, writes them in one go, syncs, publishes, then runs receipts.
 //!
 //! Owns the active segment. Never writes to a segment again after a write or a sync of it failed.
 
@@ -97,7 +97,8 @@ impl Writer {
             self.shared.look();
             return Round::Idle;
         }
-        match self.write_group(started) {
+        self.shared.gather(started + self.shared.options.commit_interval, GROUP_BYTES_MAX, &mut self.group);
+        match self.write_group() {
             Ok(records) => {
                 self.publish(records);
                 Round::Committed
@@ -119,8 +120,8 @@ impl Writer {
         let _ = self.shared.storage.truncate(&segment.name, segment.bytes);
     }
 
-    /// Writes the group and what is queued meanwhile to the active segment, and syncs it. Returns how many records.
-    fn write_group(&mut self, started: Instant) -> io::Result<u64> {
+    /// Writes the group to the active segment, and syncs it. Returns how many records.
+    fn write_group(&mut self) -> io::Result<u64> {
         if self.active.as_ref().is_some_and(|active| self.is_to_close(active)) {
             self.close_segment();
         }
@@ -131,19 +132,10 @@ impl Writer {
         };
         self.buffer.clear();
         let mut index = end - active.first;
-        let mut encoded = 0;
-        loop {
-            for frame in self.group[encoded..].iter().flat_map(|batch| &batch.frames) {
-                let place = u32::try_from(index).expect("invariant: a segment closes before its indices run out");
-                encode(frame, active.seed, place, &mut self.buffer);
-                index += 1;
-            }
-            encoded = self.group.len();
-            let room = GROUP_BYTES_MAX.saturating_sub(self.buffer.len() as u64);
-            let gather = room > 0 && started.elapsed() < self.shared.options.commit_interval;
-            if !gather || !self.shared.take(room, &mut self.group) {
-                break;
-            }
+        for frame in self.group.iter().flat_map(|batch| &batch.frames) {
+            let place = u32::try_from(index).expect("invariant: a segment closes before its indices run out");
+            encode(frame, active.seed, place, &mut self.buffer);
+            index += 1;
         }
         if !self.buffer.is_empty() {
             active.file.append(&self.buffer)?;

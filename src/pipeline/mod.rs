@@ -12,7 +12,9 @@ mod plan;
 mod registry;
 mod rejections;
 mod roller;
+mod schedule;
 mod store_health;
+mod stored_rows;
 
 #[cfg(test)]
 mod late_tests;
@@ -43,12 +45,17 @@ pub use registry::adopt;
 #[cfg(feature = "bench")]
 pub use roller::bench;
 pub use roller::{AHEAD, Roller};
+use schedule::FlushSchedule;
 use store_health::StoreHealth;
 
 /// Bytes of records that are read from the journal at a time.
 const READ_BYTES: usize = 256 * 1024;
 /// Longest wait for new records, so that windows become final on time.
 const IDLE_WAIT: Duration = Duration::from_millis(100);
+/// How long records gather in the journal before they are read: the journal commits far more often than anybody looks.
+const GATHER_WAIT: Duration = Duration::from_millis(25);
+/// How long after its time a window is made final, so that what was underway comes before the flush and not after it, ms.
+const FINAL_DELAY_MS: i64 = 1_000;
 /// Wait after a flush or a read that failed.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
 /// How long a stop goes on reading; a longer backlog is read at the next start.
@@ -71,7 +78,7 @@ pub enum Unregistered {
 /// How readings are rolled up and flushed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Time between flushes to the store.
+    /// Time between flushes to the store that write little; one that writes much makes the next one wait longer.
     pub flush_interval: Duration,
     /// How far ahead of its arrival an event time may lie.
     pub future_limit: Duration,
@@ -152,7 +159,8 @@ impl Pipeline {
         Ok(Driver {
             reader: self.journal.reader(position),
             caught_up_at: self.journal.end(),
-            flushed: Instant::now(),
+            schedule: FlushSchedule::new(self.options.flush_interval, Instant::now()),
+            looked: Instant::now(),
             watch: StepWatch::new(self.clock.now(), Instant::now()),
             stepped: None,
             reads_until: None,
@@ -212,7 +220,8 @@ struct Driver {
     reader: Reader,
     roller: Roller,
     caught_up_at: JournalPosition,
-    flushed: Instant,
+    schedule: FlushSchedule,
+    looked: Instant,
     watch: StepWatch,
     /// Where the clock was last set to, and by how much, ms.
     stepped: Option<(Timestamp, i64)>,
@@ -247,15 +256,27 @@ impl Driver {
                 return;
             }
             match progress {
-                Progress::Some => {}
-                Progress::Idle => self.reader.wait(IDLE_WAIT),
+                Progress::Idle if self.reader.wait(IDLE_WAIT) => std::thread::sleep(GATHER_WAIT),
+                Progress::Some | Progress::Idle => {}
                 Progress::Failed => std::thread::sleep(RETRY_WAIT),
             }
         }
     }
 
-    fn flush_due(&self) -> bool {
-        self.flushed.elapsed() >= self.pipeline.options.flush_interval
+    fn flush_due(&mut self) -> bool {
+        let now = self.pipeline.clock.now();
+        if self.looked.elapsed() >= self.pipeline.options.flush_interval {
+            self.look(now);
+        }
+        let finality = self.pipeline.writer.makes_final(now.plus_millis(-FINAL_DELAY_MS));
+        self.schedule.is_due(Instant::now(), finality)
+    }
+
+    /// Says what is wrong with topics and the clock.
+    fn look(&mut self, now: Timestamp) {
+        self.looked = Instant::now();
+        self.pipeline.part.set_troubles(self.roller.rejected_topics(now));
+        self.note_step(now);
     }
 
     /// Reads what the journal has and applies it, unless as much is open as may be.
@@ -299,10 +320,10 @@ impl Driver {
 
     /// Writes what is open to the store; false where that failed.
     fn flush(&mut self) -> bool {
-        self.flushed = Instant::now();
+        let begun = Instant::now();
         let now = self.pipeline.clock.now();
-        self.pipeline.part.set_troubles(self.roller.rejected_topics(now));
-        self.note_step(now);
+        self.look(now);
+        self.schedule.flushed(begun, 0);
         // What cannot be told now is looked at by the next flush.
         let above_bound = self.pipeline.writer.bound_due().unwrap_or(false);
         if !self.roller.has_changes() && !self.pipeline.writer.finality_due(now) && !above_bound {
@@ -314,7 +335,8 @@ impl Driver {
             Ok(rows) => {
                 self.counters.rows_written.add(rows as u64);
                 self.counters.flushes.add(1);
-                let took = self.flushed.elapsed().as_micros();
+                let took = begun.elapsed().as_micros();
+                self.schedule.flushed(begun, rows);
                 self.counters.flush_us.add(u64::try_from(took).unwrap_or(u64::MAX));
                 self.note_final(final_before);
             }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use super::stored_rows::StoredRows;
 use crate::model::{DeviceId, WindowStart};
 use crate::rollup::DeviceWindow;
 
@@ -95,19 +96,27 @@ impl OpenWindows {
         by_start.into_values().flatten()
     }
 
-    /// Notes that the store has them all, and lets go of those that `keeps` does not keep. Returns the start of the
-    /// newest one that had changed.
-    pub(super) fn stored(&mut self, keeps: impl Fn(WindowStart) -> bool) -> Option<WindowStart> {
+    /// Notes in `rows` that the store has them all, and lets go of those that `keeps` does not keep and of what takes more
+    /// than `bytes_max`. Returns the start of the newest one that had changed.
+    pub(super) fn stored(
+        &mut self,
+        rows: &mut StoredRows,
+        bytes_max: usize,
+        keeps: impl Fn(WindowStart) -> bool,
+    ) -> Option<WindowStart> {
         let mut newest = None;
         (self.count, self.bytes) = (0, 0);
-        for windows in &mut self.by_device {
+        for (device, windows) in (0..).map(DeviceId).zip(&mut self.by_device) {
             windows.retain_mut(|open| {
+                let start = open.window.start;
                 if std::mem::take(&mut open.changed) {
-                    newest = newest.max(Some(open.window.start));
+                    newest = newest.max(Some(start));
+                    rows.add(start, device);
                 }
-                let kept = keeps(open.window.start);
+                let bytes = self.bytes + open.window.memory_bytes();
+                let kept = keeps(start) && bytes <= bytes_max;
                 if kept {
-                    (self.count, self.bytes) = (self.count + 1, self.bytes + open.window.memory_bytes());
+                    (self.count, self.bytes) = (self.count + 1, bytes);
                 }
                 kept
             });

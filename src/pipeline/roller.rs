@@ -20,6 +20,7 @@ use super::open_windows::OpenWindows;
 use super::plan::Plan;
 use super::registry::unlisted;
 use super::rejections::Rejections;
+use super::stored_rows::StoredRows;
 use super::{Options, Unregistered};
 use crate::decode::event_time::{self, GivenTime};
 use crate::decode::modbus;
@@ -71,8 +72,9 @@ pub struct Roller {
     new_unlisted: Unlisted,
     windows: OpenWindows,
     changes: bool,
-    /// Rows of windows after this one cannot be in the store yet.
+    /// Start of the newest row of the store.
     newest_row: Option<WindowStart>,
+    stored: StoredRows,
     final_until: Option<Timestamp>,
     /// Rows before this are gone from the store.
     kept_from: Option<Timestamp>,
@@ -121,6 +123,7 @@ impl Roller {
         let new_metrics: Vec<_> =
             names.filter_map(|(id, name)| Some((MetricId(u32::try_from(id).ok()?), name.clone()))).collect();
         let changes = !new_devices.is_empty() || !new_metrics.is_empty();
+        let newest_row = writer.newest_row()?;
         let mut roller = Self {
             options,
             plans: Vec::new(),
@@ -129,7 +132,8 @@ impl Roller {
             new_unlisted: Unlisted::default(),
             windows: OpenWindows::default(),
             changes,
-            newest_row: writer.newest_row()?,
+            newest_row,
+            stored: StoredRows::after(newest_row),
             final_until: writer.final_until(),
             kept_from: writer.kept_from(),
             ledger,
@@ -427,10 +431,9 @@ impl Roller {
             });
             return Ok(());
         }
-        let is_stored = self.newest_row.is_some_and(|newest| start <= newest);
-        let damaged_rows = &mut self.damaged_rows;
+        let (damaged_rows, stored) = (&mut self.damaged_rows, &self.stored);
         let place = self.windows.find_or((start, device), || {
-            let stored = if is_stored { writer.load(start, device)? } else { None };
+            let stored = if stored.may_have(start, device) { writer.load(start, device)? } else { None };
             let fresh = || DeviceWindow::new(start, plan.interval_ms, plan.metrics.clone());
             let Some(blob) = stored else { return Ok(fresh()) };
             Ok(DeviceWindow::unpack(start, plan.metrics.clone(), &blob).unwrap_or_else(|error| {
@@ -553,22 +556,22 @@ impl Roller {
         }
     }
 
-    /// Notes that the store has everything, and lets go of windows that are final, or of all where they take too much.
+    /// Notes that the store has everything, and lets go of windows that are over, and of others where they take too much.
     /// Returns the position that the store has passed.
     pub(super) fn flushed(&mut self, now: Timestamp, writer: &Writer) -> JournalPosition {
-        let final_until = writer.final_until();
-        (self.final_until, self.kept_from) = (final_until, writer.kept_from());
+        (self.final_until, self.kept_from) = (writer.final_until(), writer.kept_from());
         self.changes = false;
         self.new_devices.clear();
         self.new_metrics.clear();
         self.new_unlisted = Unlisted::default();
         self.dead_letters.clear();
         self.unplaced_letters = 0;
-        let crowded = self.windows.bytes() >= self.options.open_windows_bytes_max / 2;
-        let (open_from, kept_from) = (final_until.unwrap_or(now), self.kept_from);
-        let newest = self.windows.stored(|start| {
-            let is_gone = kept_from.is_some_and(|kept_from| start < kept_from);
-            !crowded && !is_gone && start.plus_millis(BASE_WINDOW_MS) > open_from
+        // What comes late for a window that is over finds its row in the store.
+        let over_until = self.final_until.map_or(now, |until| until.max(now));
+        let kept_from = self.kept_from;
+        let bytes_max = self.options.open_windows_bytes_max / 4 * 3;
+        let newest = self.windows.stored(&mut self.stored, bytes_max, |start| {
+            kept_from.is_none_or(|kept_from| start >= kept_from) && start.plus_millis(BASE_WINDOW_MS) > over_until
         });
         self.newest_row = self.newest_row.max(newest);
         self.position

@@ -253,9 +253,14 @@ impl Writer {
     /// Whether a flush at `now` would make windows final, or find that the clock has fallen back behind them.
     #[must_use]
     pub fn finality_due(&self, now: Timestamp) -> bool {
-        let final_now = self.final_at(now);
-        let Some(until) = self.final_until() else { return true };
-        until < final_now || (until > final_now && self.fell_back_to != Some(until))
+        let until = self.final_until();
+        self.makes_final(now) || (until > Some(self.final_at(now)) && self.fell_back_to != until)
+    }
+
+    /// Whether a flush at `now` would make windows final.
+    #[must_use]
+    pub fn makes_final(&self, now: Timestamp) -> bool {
+        self.final_until() < Some(self.final_at(now))
     }
 
     /// Whether the store is above its bound, which indicators alone can bring it to.

@@ -46,7 +46,7 @@ fn options() -> Options {
         folder: "journal".into(),
         bytes_max: 1 << 30,
         segment_bytes: 1 << 20,
-        commit_interval: Duration::from_millis(5),
+        commit_interval: Duration::ZERO,
         age_max: Duration::from_hours(1),
     }
 }
@@ -162,7 +162,7 @@ fn frames_come_back_as_they_were_appended_through_the_thread_and_a_real_folder()
     }
     let (mut reader, mut entries) = (journal.reader(JournalPosition(0)), Vec::new());
     poll_until("everything is read", || {
-        reader.wait(Duration::from_millis(100));
+        let _ = reader.wait(Duration::from_millis(100));
         reader.read(1_000, &mut entries).expect("readable");
         entries.len() == sent.len()
     });
@@ -206,4 +206,24 @@ fn the_thread_commits_again_by_itself_when_the_disk_has_space_again() {
     poll_until("the journal is up", || part.snapshot().state == State::Up);
     poll_until("the receipt has run", || acked.load(Ordering::Relaxed) > 0);
     journal.close();
+}
+
+#[test]
+fn what_comes_within_the_commit_interval_is_synced_together() {
+    let (part, disk) = (part(), Arc::new(SimulatedDisk::default()));
+    let options = Options { commit_interval: Duration::from_hours(1), ..options() };
+    let journal = Journal::open(disk, options, JournalPosition(0), Arc::clone(&part), Clock::system()).expect("opens");
+    let acked = Arc::new(AtomicUsize::new(0));
+    for number in 0..3 {
+        let count = Arc::clone(&acked);
+        let receipt = Box::new(move || {
+            count.fetch_add(1, Ordering::Relaxed);
+        });
+        journal.inlet().append(vec![frame(number)], receipt).expect("taken");
+        poll_until("the thread gathers", || journal.shared.is_gathering());
+        assert_eq!(acked.load(Ordering::Relaxed), 0);
+    }
+    // A journal that is closed does not wait for more.
+    journal.close();
+    assert_eq!((acked.load(Ordering::Relaxed), part.snapshot().counters["syncs"]), (3, 1));
 }
