@@ -3,7 +3,7 @@
 //! ```text
 //! cargo bench --features bench --bench stages                       every stage, then the whole path
 //! cargo bench --features bench --bench stages -- decode merge       these only
-//! cargo bench --features bench --bench stages -- path sites=1000 interval=10 seconds=75
+//! cargo bench --features bench --bench stages -- path sites=1000 interval=10 seconds=300
 //! ```
 //!
 //! `instructions` runs a fixed small workload once, for `benches/instructions`.
@@ -34,7 +34,7 @@ pub(crate) struct Request {
 
 impl Request {
     fn read() -> Self {
-        let mut request = Self { names: Vec::new(), sites: 75_000, interval_s: 1, seconds: 75, samples: 5 };
+        let mut request = Self { names: Vec::new(), sites: 75_000, interval_s: 1, seconds: 180, samples: 5 };
         for argument in std::env::args().skip(1).filter(|argument| argument != "--bench") {
             let Some((key, value)) = argument.split_once('=') else {
                 request.names.push(argument);

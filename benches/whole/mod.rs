@@ -8,6 +8,9 @@ use crate::Request;
 use crate::stage::{FLUSH_INTERVAL_S, GROUP_MESSAGES, bytes_of};
 use crate::support::{Line, measure, per};
 
+/// How long after a minute its rows are written, ms.
+const FINAL_DELAY_MS: i64 = 1_000;
+
 /// What the parts of the path may differ from the whole by: alone, each has the caches for itself.
 const TOLERANCE: f64 = 0.25;
 
@@ -45,13 +48,11 @@ pub(crate) fn run(request: &Request, folder: &Path, sum: f64) {
     let mut spent = Spent::default();
     // The first minute begins with loading the names and making the windows; what lasts is what comes after it.
     let mut first_minute = Spent::default();
-    let seconds_per_step = FLUSH_INTERVAL_S.max(request.interval_s);
-    for step in 0..request.seconds.div_ceil(seconds_per_step) {
-        let begin_s = step * seconds_per_step;
-        if begin_s == 60 {
+    for begin_s in (0..request.seconds).step_by(FLUSH_INTERVAL_S) {
+        minute(&mut path, &mut city, request, begin_s, &mut spent);
+        if begin_s == 0 {
             first_minute = spent;
         }
-        go_on(&mut path, &mut city, request, begin_s, &mut spent);
     }
     let ledger = path.ledger();
     assert_eq!(path.acknowledged(), spent.messages, "every message is acknowledged");
@@ -68,21 +69,14 @@ pub(crate) fn run(request: &Request, folder: &Path, sum: f64) {
     );
 }
 
-/// Some seconds of the city: a message of every site for each interval, groups to the journal, flushes as they are due.
-fn go_on(path: &mut DataPath, city: &mut City, request: &Request, begin_s: usize, spent: &mut Spent) {
-    let seconds = FLUSH_INTERVAL_S.max(request.interval_s);
+/// A minute of the city: messages of every site, groups to the journal, and a flush when it is over.
+fn minute(path: &mut DataPath, city: &mut City, request: &Request, begin_s: usize, spent: &mut Spent) {
     let ms = |second: usize| START_MS + i64::try_from(second).expect("short") * 1_000;
-    let (mut bytes, mut ends) = (Vec::new(), Vec::new());
-    for second in (begin_s..begin_s + seconds).step_by(request.interval_s) {
-        let (more, more_ends) = city.packets(ms(second));
-        ends.extend(more_ends.iter().map(|end| bytes.len() + end));
-        bytes.extend_from_slice(&more);
-    }
-    let flushes = seconds / FLUSH_INTERVAL_S;
-    let mut at = 0;
-    for (flush, part) in ends.chunks(ends.len().div_ceil(flushes)).enumerate() {
-        path.set_time(ms(begin_s + (flush + 1) * FLUSH_INTERVAL_S));
-        for group in part.chunks(GROUP_MESSAGES) {
+    for second in (begin_s..begin_s + FLUSH_INTERVAL_S).step_by(request.interval_s) {
+        let (bytes, ends) = city.packets(ms(second));
+        path.set_time(ms(second) + 1_000);
+        let mut at = 0;
+        for group in ends.chunks(GROUP_MESSAGES) {
             let end = group[group.len() - 1];
             path.send(&bytes[at..end]);
             at = end;
@@ -91,8 +85,9 @@ fn go_on(path: &mut DataPath, city: &mut City, request: &Request, begin_s: usize
             spent.roll_up += measure(|| path.roll_up()).0;
             spent.messages += group.len();
         }
-        spent.flush += measure(|| path.flush()).0;
     }
+    path.set_time(ms(begin_s + FLUSH_INTERVAL_S) + FINAL_DELAY_MS);
+    spent.flush += measure(|| path.flush()).0;
     path.send(&[]);
     spent.take_in += measure(|| path.take_in()).0;
 }
