@@ -17,7 +17,7 @@ use tracing::error;
 
 use super::arrival::{ClampMemory, Known, Place, limits};
 use super::open_windows::OpenWindows;
-use super::plan::Plan;
+use super::plan::Plans;
 use super::registry::unlisted;
 use super::rejections::Rejections;
 use super::stored_rows::StoredRows;
@@ -64,7 +64,7 @@ type Judged = Result<Candidate, Invalid>;
 pub struct Roller {
     options: Options,
     inventory: SharedInventory,
-    plans: Vec<Plan>,
+    plans: Plans,
     topics: HashMap<Box<str>, DeviceId, RandomState>,
     /// Devices that were taken in without ever being listed, by the source that heard them first.
     taken_in: BTreeMap<Arc<str>, usize>,
@@ -126,7 +126,7 @@ impl Roller {
         let newest_row = writer.newest_row()?;
         let mut roller = Self {
             options,
-            plans: Vec::new(),
+            plans: Plans::of(&snapshot),
             topics: HashMap::default(),
             taken_in: BTreeMap::new(),
             new_unlisted: Unlisted::default(),
@@ -148,7 +148,6 @@ impl Roller {
             judged: Vec::new(),
             inventory,
         };
-        roller.plans = snapshot.devices().iter().map(|device| Plan::of(&snapshot, device.id)).collect();
         roller.recall_unlisted(writer.unlisted()?, &snapshot);
         Ok(roller)
     }
@@ -165,7 +164,7 @@ impl Roller {
             }
         }
         let devices = devices.into_iter().flatten();
-        let plans = devices.clone().filter(|device| self.plans[device.index()].registered).count();
+        let plans = devices.clone().filter(|device| self.plans[*device].registered).count();
         black_box(plans + self.windows.look(devices));
     }
 
@@ -173,7 +172,7 @@ impl Roller {
     /// bounded by the inventories there have been.
     fn recall_unlisted(&mut self, unlisted: Unlisted, inventory: &Inventory) {
         for (device, source) in unlisted.devices {
-            if self.plans.get(device.index()).is_some_and(|plan| plan.registered) {
+            if self.plans.get(device).is_some_and(|plan| plan.registered) {
                 self.new_unlisted.listed.push(device);
                 self.changes = true;
             } else {
@@ -181,11 +180,11 @@ impl Roller {
             }
         }
         for (device, metric) in unlisted.metrics {
-            let Some(plan) = self.plans.get_mut(device.index()) else { continue };
+            let Some(plan) = self.plans.get_mut(device) else { continue };
             if let Some(name) = inventory.metrics.name(metric)
-                && plan.profile.slot(name).is_none()
+                && plan.layout.profile.slot(name).is_none()
             {
-                plan.extra.insert(name.as_ref().into(), metric);
+                plan.add_extra(name, metric);
             }
         }
     }
@@ -261,7 +260,7 @@ impl Roller {
     /// Where the readings of a message go that gives this time.
     fn place(&mut self, frame: &Frame, device: DeviceId, time: Option<&GivenTime<'_>>) -> Result<Place, Rejection> {
         let limits = limits(frame.arrival, self.known(), &self.options);
-        let placed = event_time::place(time, &self.plans[device.index()].profile.time, &limits)?;
+        let placed = event_time::place(time, &self.plans[device].layout.profile.time, &limits)?;
         Ok(self.clamped.place(placed, (device, &frame.payload), frame.arrival))
     }
 
@@ -273,30 +272,25 @@ impl Roller {
         let (site, device) = frame.topic.split_once('/').ok_or(Rejection::MalformedPoll)?;
         let inventory = self.inventory.read().unwrap_or_else(PoisonError::into_inner).clone();
         let device = inventory.find_device(site, device).ok_or(Rejection::UnknownDevice)?;
-        let plan = &self.plans[device.index()];
+        let plan = &self.plans[device];
         if !plan.registered {
             return Err(Rejection::UnknownDevice);
         }
-        for (slot, value) in modbus::decode(&plan.profile, &frame.payload)? {
-            let metric = plan.metrics[slot];
-            self.judged.push(value.and_then(|value| in_range(&plan.profile, slot, value)).map(|value| Candidate {
-                slot,
-                metric,
-                value,
-            }));
+        let layout = &plan.layout;
+        for (slot, value) in modbus::decode(&layout.profile, &frame.payload)? {
+            let metric = layout.metrics[slot];
+            let judged = value.and_then(|value| layout.check(slot, value));
+            self.judged.push(judged.map(|value| Candidate { slot, metric, value }));
         }
         Ok((device, self.place(frame, device, None)?))
     }
 
     /// Finds the slot of a metric that came at `position` in its message, and checks the value.
     fn judge(&mut self, device: DeviceId, position: usize, name: &str, value: f64) -> Judged {
-        let plan = &self.plans[device.index()];
-        // Devices send their metrics in one order, mostly the profile's.
-        let expected = plan.profile.metrics.get(position).is_some_and(|metric| metric.name == name);
-        let slot = if expected { Some(position) } else { plan.profile.slot(name) };
-        if let Some(slot) = slot {
-            let value = in_range(&plan.profile, slot, value)?;
-            return Ok(Candidate { slot, metric: plan.metrics[slot], value });
+        let layout = &self.plans[device].layout;
+        if let Some(slot) = layout.slot(position, name) {
+            let value = layout.check(slot, value)?;
+            return Ok(Candidate { slot, metric: layout.metrics[slot], value });
         }
         if !value.is_finite() {
             return Err(Invalid::NotANumber);
@@ -306,21 +300,21 @@ impl Roller {
 
     /// Id of a metric that the device's profile does not list, taken in where policy and bounds allow.
     fn unlisted_metric(&mut self, device: DeviceId, name: &str) -> Result<MetricId, Invalid> {
-        let plan = &mut self.plans[device.index()];
+        let plan = &mut self.plans[device];
         let Unregistered::Accept { metrics_max, .. } = self.options.unregistered else {
             return Err(Invalid::UnknownMetric);
         };
         // Also one that was taken in by an earlier run, under another profile.
-        if plan.profile.unknown_metrics == UnknownMetrics::Refuse {
+        if plan.layout.profile.unknown_metrics == UnknownMetrics::Refuse {
             return Err(Invalid::UnknownMetric);
         }
-        if let Some(&metric) = plan.extra.get(name) {
+        if let Some(metric) = plan.extra(name) {
             return Ok(metric);
         }
         if check_unlisted(name).is_err() {
             return Err(Invalid::UnknownMetric);
         }
-        if plan.extra.len() >= metrics_max {
+        if plan.extra_count() >= metrics_max {
             return Err(Invalid::MetricLimit);
         }
         let mut shared = self.inventory.write().unwrap_or_else(PoisonError::into_inner);
@@ -329,7 +323,7 @@ impl Roller {
             self.new_metrics.push((metric, Arc::from(name)));
             metric
         });
-        plan.extra.insert(name.into(), metric);
+        plan.add_extra(name, metric);
         self.new_unlisted.metrics.push((device, metric));
         Ok(metric)
     }
@@ -342,7 +336,7 @@ impl Roller {
         let levels = Topic::parse(topic).ok_or(Rejection::UnknownTopic)?;
         let snapshot = self.inventory.read().unwrap_or_else(PoisonError::into_inner).clone();
         let known = snapshot.find_device(levels.site, levels.device);
-        let listed = known.is_some_and(|device| self.plans[device.index()].registered);
+        let listed = known.is_some_and(|device| self.plans[device].registered);
         if !listed && self.options.unregistered == Unregistered::Refuse {
             // Also of a device that was taken in, or listed, in an earlier run.
             return Err(Rejection::Unregistered);
@@ -387,8 +381,10 @@ impl Roller {
         };
         let device = unlisted(inventory, &told, Arc::new(Profile::open()));
         let device = inventory.add_device(device);
-        self.plans.push(Plan::of(inventory, device));
-        self.new_devices.extend(inventory.device(device).map(|device| StoredDevice::of(inventory, device)));
+        if let Some(device) = inventory.device(device) {
+            self.plans.push(inventory, device);
+            self.new_devices.push(StoredDevice::of(inventory, device));
+        }
         self.new_unlisted.devices.push((device, source.clone()));
         *self.taken_in.entry(source.clone()).or_default() += 1;
         Ok(device)
@@ -422,7 +418,7 @@ impl Roller {
         let any = self.judged.iter().any(Result::is_ok);
         let start = Window::Minute1.bounds(time, &jiff::tz::TimeZone::UTC).0;
         let late = self.final_until.is_some_and(|until| start.plus_millis(BASE_WINDOW_MS) <= until);
-        let plan = &self.plans[device.index()];
+        let plan = &self.plans[device];
         if !any {
             let counts = self.ledger.source(&frame.source);
             self.judged.iter().filter_map(|judged| judged.err()).for_each(|reason| {
@@ -434,9 +430,9 @@ impl Roller {
         let (damaged_rows, stored) = (&mut self.damaged_rows, &self.stored);
         let place = self.windows.find_or((start, device), || {
             let stored = if stored.may_have(start, device) { writer.load(start, device)? } else { None };
-            let fresh = || DeviceWindow::new(start, plan.interval_ms, plan.metrics.clone());
+            let fresh = || DeviceWindow::new(start, plan.interval_ms, plan.layout.metrics.clone());
             let Some(blob) = stored else { return Ok(fresh()) };
-            Ok(DeviceWindow::unpack(start, plan.metrics.clone(), &blob).unwrap_or_else(|error| {
+            Ok(DeviceWindow::unpack(start, plan.layout.metrics.clone(), &blob).unwrap_or_else(|error| {
                 *damaged_rows += 1;
                 error!(device = device.0, %start, %error, "a row of the store is damaged; it is begun anew");
                 fresh()
@@ -542,7 +538,7 @@ impl Roller {
     /// What the store does not have yet, rows in the order of its key.
     pub(super) fn flush_parts(&self) -> FlushParts<'_> {
         let row = |(device, window): (DeviceId, _)| {
-            let has_counters = self.plans[device.index()].has_counters;
+            let has_counters = self.plans[device].layout.has_counters;
             FlushedRow { device, window, has_counters }
         };
         let rows = self.windows.changed().map(row).collect();
@@ -584,15 +580,4 @@ fn may_be_made_up(levels: Topic<'_>, inventory: &Inventory) -> bool {
     let site = Some(levels.site).filter(|site| inventory.find_site(site).is_none());
     let mut names = [levels.kind, levels.area, levels.device].into_iter().chain(site);
     levels.kind != KIND_RESERVED && names.all(|name| check_unlisted(name).is_ok())
-}
-
-fn in_range(profile: &Profile, slot: usize, value: f64) -> Result<f64, Invalid> {
-    let (low, high) = profile.metrics[slot].valid;
-    if !value.is_finite() {
-        Err(Invalid::NotANumber)
-    } else if value < low || value > high {
-        Err(Invalid::OutOfRange)
-    } else {
-        Ok(value)
-    }
 }
