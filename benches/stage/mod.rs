@@ -2,6 +2,7 @@
 
 pub(crate) mod fixed;
 mod outward;
+pub(crate) mod window;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -23,7 +24,7 @@ pub(crate) const GROUP_MESSAGES: usize = 1_500;
 /// Seconds between flushes.
 pub(crate) const FLUSH_INTERVAL_S: usize = 5;
 
-pub(crate) const ALL: [Stage; 13] = [
+pub(crate) const ALL: [Stage; 14] = [
     ("mqtt", true, mqtt),
     ("frame", true, frame),
     ("append", true, append),
@@ -37,6 +38,7 @@ pub(crate) const ALL: [Stage; 13] = [
     ("line", false, outward::line),
     ("gzip", false, outward::gzip),
     ("indicators", false, outward::indicators),
+    ("window", false, window::window),
 ];
 
 /// Messages of every site, in random order.

@@ -24,6 +24,7 @@ mod read;
 mod retention;
 mod schema;
 mod series;
+mod walk;
 mod write;
 
 #[cfg(test)]
