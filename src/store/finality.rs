@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use rusqlite::{Connection, Transaction, params};
 
 use super::WriterOptions;
+use super::heard::Heard;
 use super::schema::{StateKey, to_sql};
 use super::walk::{GROUP_DEVICES, Walk, known_devices, successors};
 use crate::clock::CLOCK_SET_FROM;
@@ -104,6 +105,8 @@ pub(super) struct Feeder<'a> {
     pub(super) options: &'a WriterOptions,
     /// Number of the flush.
     pub(super) generation: u64,
+    /// Devices whose rows were noted when they were written.
+    pub(super) heard: &'a Heard,
     /// Rows before this are being deleted: what a window that starts before it comes to can no longer be told.
     pub(super) oldest: Timestamp,
     /// Rows that sinks are not told for that, and windows that are not computed.
@@ -124,18 +127,29 @@ impl Feeder<'_> {
         if window == Window::Minute1 {
             return self.feed_rows(window, start, (start, end));
         }
-        for device in self.heard((start, end))? {
+        for device in self.heard_in(window, (start, end))? {
             self.feed(window, start, device)?;
         }
         Ok(())
     }
 
-    /// The devices that have rows in a span. The rows of a day are far more than the devices, so what is looked for is
-    /// one row of each: most have theirs at the first start.
-    fn heard(&self, span: (Timestamp, Timestamp)) -> Result<Vec<DeviceId>, rusqlite::Error> {
+    /// The devices that have rows in a longer window. Its rows are far more than the devices, so of those that were not
+    /// noted when they were written one row each is looked for.
+    fn heard_in(&self, window: Window, span: (WindowStart, Timestamp)) -> Result<Vec<DeviceId>, rusqlite::Error> {
+        let devices = known_devices(self.transaction)?;
+        let (noted, unknown): (Vec<_>, Vec<_>) =
+            devices.into_iter().partition(|device| self.heard.holds(window, span.0, *device));
+        let mut heard = self.look_for(&unknown, (span.0, span.1.min(self.heard.complete_from())))?;
+        heard.extend(noted);
+        heard.sort_unstable();
+        Ok(heard)
+    }
+
+    /// Those of `devices` that have rows in a span: most have one at its first start.
+    fn look_for(&self, devices: &[DeviceId], span: (Timestamp, Timestamp)) -> Result<Vec<DeviceId>, rusqlite::Error> {
         let mut walk = Walk::new(self.transaction)?;
         let starts = walk.starts(span)?;
-        walk.heard(&starts, &known_devices(self.transaction)?)
+        walk.heard(&starts, devices)
     }
 
     fn mark(&self, window: Window, start: WindowStart) -> Result<(), rusqlite::Error> {
@@ -247,7 +261,7 @@ impl Feeder<'_> {
     fn note_untold(&self, window: Window, start: WindowStart, end: Timestamp) -> Result<(), rusqlite::Error> {
         let (mut rows, mut windows) = self.untold.get();
         if self.fed(window) {
-            rows += self.heard((start, end))?.len() as u64;
+            rows += self.look_for(&known_devices(self.transaction)?, (start, end))?.len() as u64;
         }
         windows += u64::from(self.computed(window));
         self.untold.set((rows, windows));

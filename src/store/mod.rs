@@ -19,6 +19,7 @@
 mod bound;
 mod feed;
 mod finality;
+mod heard;
 mod indicators;
 mod read;
 mod retention;

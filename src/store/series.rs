@@ -168,7 +168,7 @@ struct Visit<'a> {
     damaged: u64,
 }
 
-impl<'a> Visit<'a> {
+impl Visit<'_> {
     fn go(
         &mut self,
         devices: &[DeviceId],

@@ -262,7 +262,9 @@ pub(super) fn successors(
         active.sort_unstable();
         active.dedup();
         let devices: Vec<DeviceId> = active.iter().map(|&place| changed[place].0).collect();
-        active.iter().for_each(|&place| followers[place].starts += 1);
+        for &place in &active {
+            followers[place].starts += 1;
+        }
         walk.rows(start, &devices, &mut |at, row| {
             let place = active[at];
             let is_changed = changed_here.binary_search(&place).is_ok();
