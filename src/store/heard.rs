@@ -102,3 +102,57 @@ impl Bits {
         self.0.get(device.index() / 64).is_some_and(|word| word >> (device.index() % 64) & 1 == 1)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: i64 = 60_000;
+
+    fn minute(number: i64) -> Timestamp {
+        Timestamp::from_millis(number * MINUTE)
+    }
+
+    fn heard() -> Heard {
+        Heard::new(Some(minute(59)), vec![Window::Minute5, Window::Hour1], TimeZone::UTC)
+    }
+
+    #[test]
+    fn what_was_written_before_the_store_was_opened_is_not_known() {
+        let mut heard = heard();
+        heard.note(minute(59), DeviceId(1));
+        heard.note(minute(60), DeviceId(2));
+        heard.note(minute(66), DeviceId(130));
+        assert!(heard.complete_from() > minute(59) && heard.complete_from() <= minute(60));
+        let hour = |device| heard.holds(Window::Hour1, minute(60), DeviceId(device));
+        assert_eq!([1, 2, 130, 131].map(hour), [false, true, true, false]);
+        assert!(heard.holds(Window::Minute5, minute(65), DeviceId(130)));
+        assert!(!heard.holds(Window::Minute5, minute(60), DeviceId(130)));
+    }
+
+    #[test]
+    fn a_window_of_which_rows_went_is_looked_for_in_the_table() {
+        let mut heard = heard();
+        heard.note(minute(60), DeviceId(1));
+        heard.note(minute(70), DeviceId(1));
+        heard.settle(minute(65), Some(minute(60)));
+        assert!(!heard.holds(Window::Minute5, minute(60), DeviceId(1)), "it is over");
+        assert!(heard.holds(Window::Hour1, minute(60), DeviceId(1)));
+        heard.settle(minute(65), Some(minute(61)));
+        assert!(!heard.holds(Window::Hour1, minute(60), DeviceId(1)) && heard.complete_from() > minute(70));
+        heard.note(minute(70), DeviceId(2));
+        assert!(!heard.holds(Window::Hour1, minute(60), DeviceId(2)), "it is looked for as well");
+        heard.note(minute(71), DeviceId(2));
+        assert!(heard.holds(Window::Hour1, minute(60), DeviceId(2)));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut heard = heard();
+        for number in 0..10_000 {
+            heard.note(minute(60 + number), DeviceId(1));
+            assert!(heard.windows.len() <= WINDOWS_MAX);
+        }
+        assert!(heard.complete_from() > minute(60));
+    }
+}

@@ -152,15 +152,34 @@ fn a_walk_to_the_next_readings_ends_as_far_on_as_a_reader_looks_back() {
     for minute in 1..rows + 10 {
         city.hear(0, at(minute * MINUTE), POWER, 1.0);
     }
-    city.hear(0, at((rows + 10) * MINUTE), ENERGY, 2.0);
-    city.hear(0, at((rows + 11) * MINUTE), ENERGY, 3.0);
-    city.flush(at(30 * DAY));
-    let reader = city.reader();
-    let mut walk = Walk::new(&reader.connection).expect("a store");
-    let minute = |minute: i64| at(minute * MINUTE);
-    let changed = vec![minute(0), minute(rows + 10)];
-    let found = successors(&mut walk, &[(DeviceId(0), changed)]).expect("rows");
-    assert_eq!(found, [(minute(rows + 11), DeviceId(0))]);
+    // The walk goes one row further than a reader, who begins at the row after it.
+    for (minute, is_found) in [(rows + 2, false), (rows + 1, true)] {
+        city.hear(0, at(minute * MINUTE), ENERGY, 2.0);
+        city.flush(at(30 * DAY));
+        let reader = city.reader();
+        let mut walk = Walk::new(&reader.connection).expect("a store");
+        let found = successors(&mut walk, &[(DeviceId(0), vec![at(0)])]).expect("rows");
+        assert_eq!(found, if is_found { vec![(at(minute * MINUTE), DeviceId(0))] } else { Vec::new() }, "{minute}");
+    }
+}
+
+#[test]
+fn a_window_that_becomes_final_a_second_time_is_told_of_every_device_again() {
+    let mut city = City::new(&[2]);
+    city.flush(at(0));
+    let far = 10 * DAY;
+    city.hear(0, at(far), POWER, 1.0);
+    city.flush(at(far + 2 * HOUR));
+    let end = city.reader().feed_end(Feed::Rollup).expect("an end");
+    // The clock was ten days ahead; the device's was too.
+    city.flush(at(MINUTE));
+    city.hear(1, at(far + 5 * MINUTE), POWER, 1.0);
+    city.flush(at(far + 6 * MINUTE));
+    city.flush(at(far + HOUR + GRACE));
+    let changes = city.reader().changes(end, 100).expect("changes");
+    let hours: Vec<_> =
+        changes.iter().filter(|change| change.window == Window::Hour1).map(|change| change.device.0).collect();
+    assert_eq!(hours, [0, 1]);
 }
 
 #[test]
