@@ -2,6 +2,7 @@
 
 pub(crate) mod fixed;
 mod outward;
+pub(crate) mod window;
 
 use std::ops::Range;
 use std::path::Path;
@@ -26,7 +27,7 @@ pub(crate) const FLUSH_INTERVAL_S: usize = 60;
 /// Seconds of a city at 1 Hz that a stage is measured over where a minute would be too long.
 const SAMPLE_S: usize = 5;
 
-pub(crate) const ALL: [Stage; 13] = [
+pub(crate) const ALL: [Stage; 14] = [
     ("mqtt", true, mqtt),
     ("frame", true, frame),
     ("append", true, append),
@@ -40,6 +41,7 @@ pub(crate) const ALL: [Stage; 13] = [
     ("line", false, outward::line),
     ("gzip", false, outward::gzip),
     ("indicators", false, outward::indicators),
+    ("window", false, window::window),
 ];
 
 /// Messages of every site, in random order.

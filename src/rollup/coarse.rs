@@ -52,11 +52,15 @@ pub struct Fold {
     kind: MetricKind,
     wrap: Option<f64>,
     band: Option<(f64, f64)>,
-    /// Latest value before the rows still to come, for the step into the next one.
+    /// Last reading before the window, for the step into it.
+    before: Option<Point>,
+    /// Latest reading in it, for the step into the next row.
     previous: Option<Point>,
     last_slot: Option<i64>,
-    /// The intervals that the rows were written under, each with the first row that has it.
-    intervals: Vec<(WindowStart, u32)>,
+    /// The interval that the first row with one was written under.
+    interval_ms: Option<u32>,
+    /// Others that came after it, each with the first row that has it.
+    changes: Vec<(WindowStart, u32)>,
     combined: Option<Combined>,
 }
 
@@ -68,11 +72,23 @@ impl Fold {
             kind: metric.kind,
             wrap: metric.wrap,
             band: metric.band.map(|band| (band.low, band.high)),
-            previous,
+            before: previous,
+            previous: None,
             last_slot: None,
-            intervals: Vec::new(),
+            interval_ms: None,
+            changes: Vec::new(),
             combined: None,
         }
+    }
+
+    /// Whether the series has an increase, to which the step from the last reading before the window belongs.
+    pub(crate) fn is_counter(&self) -> bool {
+        self.kind == MetricKind::Counter
+    }
+
+    /// Says what the series' last reading before the window was, which need not be known before it is finished.
+    pub(crate) fn follow(&mut self, previous: Point) {
+        self.before = Some(previous);
     }
 
     /// Takes in the next base row of the series; `amendments` is how often it was written after it was final.
@@ -109,9 +125,12 @@ impl Fold {
         }
         self.previous = Some(aggregate.last);
         if let Some(interval) = row.interval_ms
-            && self.intervals.last().is_none_or(|&(_, last)| last != interval)
+            && self.changes.last().map(|&(_, last)| last).or(self.interval_ms) != Some(interval)
         {
-            self.intervals.push((row.start, interval));
+            match self.interval_ms {
+                None => self.interval_ms = Some(interval),
+                Some(_) => self.changes.push((row.start, interval)),
+            }
         }
     }
 
@@ -129,13 +148,20 @@ impl Fold {
     #[must_use]
     pub fn finish(self, from: Timestamp, to: Timestamp) -> Option<Combined> {
         let mut combined = self.combined?;
+        if let (Some(increase), Some(before)) = (&mut combined.increase, self.before) {
+            *increase += step(before.value, combined.aggregate.first.value, self.wrap);
+        }
         // An interval counts from the first row written under it to the next one; the first from the beginning.
-        let changes = self.intervals.iter().skip(1).map(|&(row, _)| row.clamp(from, to.max(from)));
-        let starts = std::iter::once(from).chain(changes.clone());
-        let ends = changes.chain(std::iter::once(to));
-        let spans = self.intervals.iter().zip(starts.zip(ends));
-        let expected = spans.map(|(&(_, interval), (from, to))| expected_slots(from, to, interval)).sum();
-        combined.expected = (!self.intervals.is_empty()).then_some(expected);
+        combined.expected = self.interval_ms.map(|first| {
+            let mut due = 0;
+            let (mut since, mut interval) = (from, first);
+            for &(row, next) in &self.changes {
+                let row = row.clamp(from, to.max(from));
+                due += expected_slots(since, row, interval);
+                (since, interval) = (row, next);
+            }
+            due + expected_slots(since, to, interval)
+        });
         Some(combined)
     }
 }

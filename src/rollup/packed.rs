@@ -33,7 +33,7 @@ mod read;
 use std::sync::Arc;
 
 use super::window::Series;
-use super::{Aggregate, DeviceWindow};
+use super::{Aggregate, DeviceWindow, Point};
 use crate::model::{MetricId, WindowStart};
 use read::visit;
 
@@ -171,11 +171,42 @@ impl BaseRow {
     /// # Errors
     /// [`PackedError`] where the blob is damaged or newer than this build.
     pub fn unpack(start: WindowStart, blob: &[u8]) -> Result<Self, PackedError> {
-        let mut metrics = Vec::new();
+        let mut row = Self::empty();
+        row.read(start, blob)?;
+        Ok(row)
+    }
+
+    /// A row to read others into.
+    pub(crate) const fn empty() -> Self {
+        Self { start: WindowStart::from_millis(0), interval_ms: None, late: 0, metrics: Vec::new() }
+    }
+
+    /// Reads a packed row in place of what was in this one, whose memory it takes over.
+    ///
+    /// # Errors
+    /// [`PackedError`] as [`BaseRow::unpack`] has it; what is in the row then is of no use.
+    pub(crate) fn read(&mut self, start: WindowStart, blob: &[u8]) -> Result<(), PackedError> {
+        self.metrics.clear();
+        // Most metrics have all the event times of their row, and so the same slots.
+        let mut all_slots = None;
         let header = visit(start, blob, &mut |metric, aggregate, heard| {
-            metrics.push(BaseMetric { metric, aggregate, heard: heard.slots() });
+            let heard = if heard.is_all() { *all_slots.get_or_insert_with(|| heard.slots()) } else { heard.slots() };
+            self.metrics.push(BaseMetric { metric, aggregate, heard });
         })?;
-        Ok(Self { start, interval_ms: header.interval_ms, late: header.late, metrics })
+        (self.start, self.interval_ms, self.late) = (start, header.interval_ms, header.late);
+        Ok(())
+    }
+
+    /// Gives `each` the metrics of a packed row with their last readings.
+    ///
+    /// # Errors
+    /// [`PackedError`] as [`BaseRow::unpack`] has it; some metrics may have been given by then.
+    pub(crate) fn last_readings(
+        start: WindowStart,
+        blob: &[u8],
+        each: &mut dyn FnMut(MetricId, Point),
+    ) -> Result<(), PackedError> {
+        visit(start, blob, &mut |metric, aggregate, _| each(metric, aggregate.last)).map(|_| ())
     }
 }
 

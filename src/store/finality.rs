@@ -6,11 +6,11 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use rusqlite::{Connection, Transaction, params};
 
 use super::WriterOptions;
-use super::schema::{StateKey, count_at, time_at, to_sql};
-use super::series::STEP_ROWS_MAX;
+use super::heard::Heard;
+use super::schema::{StateKey, to_sql};
+use super::walk::{GROUP_DEVICES, Walk, known_devices, successors};
 use crate::clock::CLOCK_SET_FROM;
-use crate::model::{BASE_WINDOW_MS, DeviceId, MetricId, Timestamp, Window, WindowStart};
-use crate::rollup::BaseRow;
+use crate::model::{BASE_WINDOW_MS, DeviceId, Timestamp, Window, WindowStart};
 
 /// Span before the newest final window in which windows without a single row are marked for the indicator worker, ms.
 /// Further back (a downtime of weeks, a first start with the clock in 1970) only windows with rows are.
@@ -105,6 +105,8 @@ pub(super) struct Feeder<'a> {
     pub(super) options: &'a WriterOptions,
     /// Number of the flush.
     pub(super) generation: u64,
+    /// Devices whose rows were noted when they were written.
+    pub(super) heard: &'a Heard,
     /// Rows before this are being deleted: what a window that starts before it comes to can no longer be told.
     pub(super) oldest: Timestamp,
     /// Rows that sinks are not told for that, and windows that are not computed.
@@ -125,14 +127,29 @@ impl Feeder<'_> {
         if window == Window::Minute1 {
             return self.feed_rows(window, start, (start, end));
         }
-        // The rows of a day are far more than the devices, so a longer window asks the index device by device.
-        let sql = "INSERT OR REPLACE INTO change(window, start, device)
-                   SELECT ?1, ?2, id FROM device WHERE EXISTS (SELECT 1 FROM rollup INDEXED BY rollup_by_device
-                     WHERE rollup.device = device.id AND rollup.start >= ?2 AND rollup.start < ?3) ORDER BY id";
-        self.transaction
-            .prepare_cached(sql)?
-            .execute(params![window.code(), start.as_millis(), end.as_millis()])
-            .map(|_| ())
+        for device in self.heard_in(window, (start, end))? {
+            self.feed(window, start, device)?;
+        }
+        Ok(())
+    }
+
+    /// The devices that have rows in a longer window. Its rows are far more than the devices, so of those that were not
+    /// noted when they were written one row each is looked for.
+    fn heard_in(&self, window: Window, span: (WindowStart, Timestamp)) -> Result<Vec<DeviceId>, rusqlite::Error> {
+        let devices = known_devices(self.transaction)?;
+        let (noted, unknown): (Vec<_>, Vec<_>) =
+            devices.into_iter().partition(|device| self.heard.holds(window, span.0, *device));
+        let mut heard = self.look_for(&unknown, (span.0, span.1.min(self.heard.complete_from())))?;
+        heard.extend(noted);
+        heard.sort_unstable();
+        Ok(heard)
+    }
+
+    /// Those of `devices` that have rows in a span: most have one at its first start.
+    fn look_for(&self, devices: &[DeviceId], span: (Timestamp, Timestamp)) -> Result<Vec<DeviceId>, rusqlite::Error> {
+        let mut walk = Walk::new(self.transaction)?;
+        let starts = walk.starts(span)?;
+        walk.heard(&starts, devices)
     }
 
     fn mark(&self, window: Window, start: WindowStart) -> Result<(), rusqlite::Error> {
@@ -244,13 +261,7 @@ impl Feeder<'_> {
     fn note_untold(&self, window: Window, start: WindowStart, end: Timestamp) -> Result<(), rusqlite::Error> {
         let (mut rows, mut windows) = self.untold.get();
         if self.fed(window) {
-            rows += self
-                .transaction
-                .prepare_cached(
-                    "SELECT count(*) FROM device WHERE EXISTS (SELECT 1 FROM rollup INDEXED BY rollup_by_device
-                       WHERE rollup.device = device.id AND rollup.start >= ? AND rollup.start < ?)",
-                )?
-                .query_row(params![start.as_millis(), end.as_millis()], |row| count_at(row, 0))?;
+            rows += self.look_for(&known_devices(self.transaction)?, (start, end))?.len() as u64;
         }
         windows += u64::from(self.computed(window));
         self.untold.set((rows, windows));
@@ -298,12 +309,16 @@ impl Amended {
 
     /// Amends the rows whose counters rose from a changed row: the step into a row belongs to it.
     pub(super) fn amend_successors(&mut self, transaction: &Transaction<'_>) -> Result<(), rusqlite::Error> {
-        for (device, changed) in std::mem::take(&mut self.with_counters) {
-            for successor in successors(transaction, device, &changed)? {
+        let changed = std::mem::take(&mut self.with_counters);
+        let changed: Vec<_> =
+            changed.into_iter().map(|(device, starts)| (device, starts.into_iter().collect())).collect();
+        let mut walk = Walk::new(transaction)?;
+        let mut amend = transaction
+            .prepare_cached("UPDATE rollup SET amendments = amendments + 1 WHERE start = ? AND device = ?")?;
+        for group in changed.chunks(GROUP_DEVICES) {
+            for (successor, device) in successors(&mut walk, group)? {
                 if self.is_final(successor) && self.rows.insert((successor, device)) {
-                    transaction
-                        .prepare_cached("UPDATE rollup SET amendments = amendments + 1 WHERE start = ? AND device = ?")?
-                        .execute(params![successor.as_millis(), device.0])?;
+                    amend.execute(params![successor.as_millis(), device.0])?;
                 }
             }
         }
@@ -340,46 +355,4 @@ impl Amended {
         }
         Ok(())
     }
-}
-
-/// Rows of `device` that hold the next reading of a metric after one of the `changed` rows.
-///
-/// One walk along the device's rows: it takes up the metrics of every changed row it passes, and jumps to the next
-/// changed row when each of them was met again, or was not for as many rows as a reader looks back.
-fn successors(
-    transaction: &Transaction<'_>,
-    device: DeviceId,
-    changed: &BTreeSet<WindowStart>,
-) -> Result<Vec<WindowStart>, rusqlite::Error> {
-    let mut statement = transaction.prepare_cached(
-        "SELECT start, data FROM rollup INDEXED BY rollup_by_device WHERE device = ? AND start >= ? ORDER BY start",
-    )?;
-    let mut found = Vec::new();
-    let mut next = changed.first().copied();
-    while let Some(from) = next {
-        let mut waiting: HashSet<MetricId> = HashSet::new();
-        let mut walked = 0;
-        next = None;
-        let mut rows = statement.query(params![device.0, from.as_millis()])?;
-        while let Some(row) = rows.next()? {
-            let start = time_at(row, 0)?;
-            let is_changed = changed.contains(&start);
-            if start > from && !is_changed && (waiting.is_empty() || walked > STEP_ROWS_MAX) {
-                next = changed.range(start..).next().copied();
-                break;
-            }
-            walked = if is_changed { 0 } else { walked + 1 };
-            let Ok(base) = BaseRow::unpack(start, row.get_ref(1)?.as_blob()?) else { continue };
-            let mut met = false;
-            for metric in &base.metrics {
-                met |= waiting.remove(&metric.metric);
-            }
-            if is_changed {
-                waiting.extend(base.metrics.iter().map(|metric| metric.metric));
-            } else if met {
-                found.push(start);
-            }
-        }
-    }
-    Ok(found)
 }

@@ -19,11 +19,13 @@
 mod bound;
 mod feed;
 mod finality;
+mod heard;
 mod indicators;
 mod read;
 mod retention;
 mod schema;
 mod series;
+mod walk;
 mod write;
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::{Error, StorePath};
 use crate::model::{DeviceId, Timestamp, Window};
 
 /// Version of the tables this build writes.
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 3;
 
 const TABLES: &str = "
 CREATE TABLE state(key TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -16,7 +16,6 @@ CREATE TABLE device(id INTEGER PRIMARY KEY, site TEXT NOT NULL, name TEXT NOT NU
 -- One base window of one device; data is packed (rollup/packed.rs). amendments: writes after the window was final.
 CREATE TABLE rollup(start INTEGER NOT NULL, device INTEGER NOT NULL, amendments INTEGER NOT NULL, data BLOB NOT NULL,
   PRIMARY KEY(start, device)) WITHOUT ROWID;
-CREATE INDEX rollup_by_device ON rollup(device, start);
 -- What sinks have to send, in order; a window that changes again moves to the end.
 CREATE TABLE change(seq INTEGER PRIMARY KEY AUTOINCREMENT, window INTEGER NOT NULL, start INTEGER NOT NULL,
   device INTEGER NOT NULL, UNIQUE(start, window, device));
@@ -48,6 +47,9 @@ CREATE TABLE taken_in(device INTEGER PRIMARY KEY, source TEXT NOT NULL);
 CREATE TABLE unlisted_metric(device INTEGER NOT NULL, metric INTEGER NOT NULL, PRIMARY KEY(device, metric)) WITHOUT ROWID;
 ";
 
+/// What version 3 takes away: an index by device, which cost a page of the log for every row written.
+const NO_INDEX_3: &str = "DROP INDEX IF EXISTS rollup_by_device;";
+
 /// Bytes that the write-ahead log keeps after a checkpoint; a large flush makes it longer for a while.
 pub(super) const LOG_BYTES_KEPT: i64 = 64 << 20;
 
@@ -72,7 +74,10 @@ impl StorePath {
                 if found == 0 {
                     transaction.execute_batch(TABLES)?;
                 }
-                transaction.execute_batch(TABLES_2)?;
+                if found < 2 {
+                    transaction.execute_batch(TABLES_2)?;
+                }
+                transaction.execute_batch(NO_INDEX_3)?;
                 transaction.pragma_update(None, "user_version", VERSION)?;
                 transaction.commit()?;
             }

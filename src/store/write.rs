@@ -10,6 +10,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, 
 
 use super::bound::{Bound, Fill, StoreBound};
 use super::finality::{Amended, Feeder, Finality};
+use super::heard::Heard;
 use super::retention::Pruner;
 use super::schema::{StateKey, to_sql};
 use super::{Error, StorePath};
@@ -148,6 +149,8 @@ pub struct Writer {
     fill: Fill,
     /// What the next flush writes of what was taken in.
     unlisted: Unlisted,
+    /// Devices with a row in the longer windows that sinks are fed.
+    heard: Heard,
     scratch: Vec<u8>,
 }
 
@@ -161,9 +164,13 @@ impl Writer {
         let finality = Finality::read(&connection).map_err(|source| path.error("read its state", source))?;
         let kept_from = super::read::kept_from(&connection).map_err(|source| path.error("read its state", source))?;
         let bound = Bound::new(StoreBound::default(), path.used_bytes(&connection)?);
+        let newest = newest_row(&connection).map_err(|source| path.error("read its rows", source))?;
+        let fed = options.feed_windows.iter().copied().filter(|_| !options.rollup_sinks.is_empty());
+        let longer = fed.filter(|window| *window != Window::Minute1).collect();
         Ok(Self {
             connection,
             path: path.clone(),
+            heard: Heard::new(newest, longer, options.zone.clone()),
             options,
             finality,
             fell_back_to: None,
@@ -310,10 +317,7 @@ impl Writer {
     /// # Errors
     /// [`Error`] where SQLite refuses.
     pub fn newest_row(&self) -> Result<Option<WindowStart>, Error> {
-        self.connection
-            .query_row("SELECT max(start) FROM rollup", (), |row| row.get::<_, Option<i64>>(0))
-            .map(|start| start.map(Timestamp::from_millis))
-            .map_err(|source| self.path.error("read its rows", source))
+        newest_row(&self.connection).map_err(|source| self.path.error("read its rows", source))
     }
 
     /// The packed row of one device's base window.
@@ -337,7 +341,11 @@ impl Writer {
     pub fn flush(&mut self, flush: &mut Flush<'_>) -> Result<usize, Error> {
         let path = self.path.clone();
         self.look_at_disk();
-        let rows = self.flush_inner(flush).map_err(|source| path.error("write a flush", source))?;
+        let rows = self.flush_inner(flush).map_err(|source| {
+            // It was noted that rows were written which are not there.
+            self.heard.forget();
+            path.error("write a flush", source)
+        })?;
         self.shorten_log();
         Ok(rows)
     }
@@ -368,16 +376,21 @@ impl Writer {
         // A new store has nothing to make final; a clock that steps back makes nothing open again.
         let before = self.finality.unwrap_or(Finality::new(final_now)).follow_back(&transaction, final_now)?;
         let after = before.follow_on(final_now);
+        if self.finality.is_some_and(|known| before.until < known.until) {
+            // A window that was final already may become so again.
+            self.heard.forget();
+        }
         let generation = StateKey::Generation.count(&transaction)? + 1;
         write_names(&transaction, flush)?;
         write_unlisted(&transaction, &self.unlisted)?;
         write_dead_letters(&transaction, flush.dead_letters)?;
         let mut amended = Amended::new(before);
-        let rows = write_rows(&transaction, flush.rows, &mut self.scratch, &mut amended)?;
+        let rows = write_rows(&transaction, flush.rows, &mut self.scratch, (&mut amended, &mut self.heard))?;
         amended.amend_successors(&transaction)?;
         let pruner = Pruner::new(&transaction, options, &self.bound, (flush.now, final_now))?;
         let oldest = pruner.kept_from();
-        let feeder = Feeder { transaction: &transaction, options, generation, oldest, untold: Cell::default() };
+        let heard = &self.heard;
+        let feeder = Feeder { transaction: &transaction, options, generation, heard, oldest, untold: Cell::default() };
         amended.write(&feeder)?;
         feeder.finalise(before, after.until)?;
         let (untold, uncomputed) = feeder.untold.get();
@@ -393,8 +406,14 @@ impl Writer {
         self.fell_back_to = (after.until > final_now).then_some(after.until);
         (self.fill, self.kept_from) = (fill, fill.kept_from);
         self.unlisted = Unlisted::default();
+        self.heard.settle(after.until, fill.kept_from);
         Ok(rows)
     }
+}
+
+fn newest_row(connection: &Connection) -> Result<Option<WindowStart>, rusqlite::Error> {
+    let start: Option<i64> = connection.query_row("SELECT max(start) FROM rollup", (), |row| row.get(0))?;
+    Ok(start.map(Timestamp::from_millis))
 }
 
 fn write_names(transaction: &Transaction<'_>, flush: &Flush<'_>) -> Result<(), rusqlite::Error> {
@@ -444,7 +463,7 @@ fn write_rows(
     transaction: &Transaction<'_>,
     rows: &mut dyn Iterator<Item = FlushedRow<'_>>,
     scratch: &mut Vec<u8>,
-    amended: &mut Amended,
+    (amended, heard): (&mut Amended, &mut Heard),
 ) -> Result<usize, rusqlite::Error> {
     let mut upsert = transaction.prepare_cached(
         "INSERT INTO rollup VALUES(?, ?, ?, ?)
@@ -457,6 +476,7 @@ fn write_rows(
         let late = amended.is_final(window.start);
         upsert.execute(params![window.start.as_millis(), device.0, i64::from(late), &*scratch])?;
         count += 1;
+        heard.note(window.start, device);
         if late {
             amended.add(window.start, device, has_counters);
         }

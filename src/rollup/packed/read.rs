@@ -51,6 +51,11 @@ pub(super) struct Heard<'a> {
 }
 
 impl Heard<'_> {
+    /// Whether the metric has all event times of its row.
+    pub(super) fn is_all(&self) -> bool {
+        self.times.bitmap.is_none()
+    }
+
     /// Distinct slots of the device's interval; event times where no interval is known.
     pub(super) fn slots(&self) -> u32 {
         let slot_of = |offset: u16| match self.interval_ms {

@@ -5,6 +5,8 @@ use crate::model::{DeviceId, Timestamp, Window};
 use crate::store::{Devices, Feed, Pressure, StoreBound, Writer, WriterOptions};
 
 const DEVICES: u32 = 50;
+/// The bound of most of these stores: some hours of their rows.
+const BYTES_MAX: u64 = 5 << 17;
 
 /// A city whose store may take `bytes_max`, with the sinks and windows of `options`.
 fn city(bytes_max: u64, options: WriterOptions) -> City {
@@ -40,7 +42,7 @@ fn pass_everything(city: &City) {
 
 #[test]
 fn a_steady_stream_stays_within_the_bound_and_the_file_stops_growing() {
-    let mut city = city(1 << 20, only_minutes());
+    let mut city = city(BYTES_MAX, only_minutes());
     let file_bytes = |city: &City| std::fs::metadata(city.path.file()).expect("a file").len();
     let mut half = 0;
     for number in 0..600 {
@@ -61,7 +63,7 @@ fn a_steady_stream_stays_within_the_bound_and_the_file_stops_growing() {
 
 #[test]
 fn what_a_sink_has_not_taken_goes_only_a_tenth_above_the_bound_and_is_counted() {
-    let mut city = city(1 << 20, only_minutes());
+    let mut city = city(BYTES_MAX, only_minutes());
     let mut seen = Vec::new();
     for number in 0..600 {
         minute(&mut city, number);
@@ -88,7 +90,7 @@ fn what_a_sink_has_not_taken_goes_only_a_tenth_above_the_bound_and_is_counted() 
 #[test]
 fn rows_that_an_open_day_is_made_of_are_kept_while_the_bound_allows_it() {
     let days = WriterOptions { feed_windows: [Window::Minute1, Window::Day1].into(), ..only_minutes() };
-    let mut city = city(1 << 20, days);
+    let mut city = city(BYTES_MAX, days);
     let mut number = 0;
     while city.writer.fill().pressure == Pressure::None {
         minute(&mut city, number);
@@ -102,7 +104,7 @@ fn rows_that_an_open_day_is_made_of_are_kept_while_the_bound_allows_it() {
 #[test]
 fn a_late_reading_for_a_row_that_went_begins_none_and_a_window_without_its_beginning_is_not_told() {
     let mut city =
-        city(1 << 20, WriterOptions { feed_windows: [Window::Minute1, Window::Hour1].into(), ..only_minutes() });
+        city(BYTES_MAX, WriterOptions { feed_windows: [Window::Minute1, Window::Hour1].into(), ..only_minutes() });
     for number in 0..480 {
         minute(&mut city, number);
         pass_everything(&city);
@@ -120,7 +122,7 @@ fn a_late_reading_for_a_row_that_went_begins_none_and_a_window_without_its_begin
 
 #[test]
 fn a_clock_that_ran_ahead_when_rows_went_refuses_nothing_once_it_is_back() {
-    let mut city = city(1 << 20, only_minutes());
+    let mut city = city(BYTES_MAX, only_minutes());
     let ahead = 300 * DAY;
     for number in 0..400 {
         for device in 0..DEVICES {
@@ -137,7 +139,7 @@ fn a_clock_that_ran_ahead_when_rows_went_refuses_nothing_once_it_is_back() {
 
 #[test]
 fn rows_that_went_stay_gone_under_a_clock_that_is_not_set() {
-    let mut city = city(1 << 20, only_minutes());
+    let mut city = city(BYTES_MAX, only_minutes());
     for number in 0..420 {
         minute(&mut city, number);
         pass_everything(&city);
@@ -156,7 +158,7 @@ fn one_flush_deletes_a_bounded_number_of_rows_when_the_bound_is_lowered() {
         minute(&mut city, number);
         pass_everything(&city);
     }
-    let bound = StoreBound { bytes_max: 1 << 20, indicator_sinks: Vec::new() };
+    let bound = StoreBound { bytes_max: BYTES_MAX, indicator_sinks: Vec::new() };
     city.writer = Writer::open(&city.path, only_minutes()).and_then(|writer| writer.bounded(bound)).expect("a store");
     let mut before = 0;
     for round in 0..6 {
@@ -167,7 +169,7 @@ fn one_flush_deletes_a_bounded_number_of_rows_when_the_bound_is_lowered() {
         before = shed;
     }
     assert_eq!(city.writer.fill().pressure, Pressure::AtBound);
-    assert!(city.writer.fill().used_bytes <= 1 << 20);
+    assert!(city.writer.fill().used_bytes <= BYTES_MAX);
 }
 
 #[test]

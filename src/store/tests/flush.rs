@@ -123,8 +123,8 @@ fn a_file_of_a_later_version_is_refused_and_left_as_it_is() {
     drop(raw);
     let before = std::fs::read(path.file()).expect("a file");
     let error = Writer::open(&path, options()).expect_err("a refusal");
-    assert!(matches!(error, Error::SchemaVersion { found: 99, known: 2, .. }), "{error}");
-    assert!(error.to_string().contains("has schema version 99, this build reads version 2"), "{error}");
+    assert!(matches!(error, Error::SchemaVersion { found: 99, known: 3, .. }), "{error}");
+    assert!(error.to_string().contains("has schema version 99, this build reads version 3"), "{error}");
     assert!(matches!(Reader::open(&path), Err(Error::SchemaVersion { found: 99, .. })));
     assert_eq!(std::fs::read(path.file()).expect("a file"), before);
 }

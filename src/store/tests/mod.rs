@@ -7,6 +7,7 @@ mod flush;
 mod indicators;
 mod retention;
 mod series;
+mod walk;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
@@ -130,6 +131,11 @@ impl City {
         self.flushes += 1;
         self.changed.clear();
         Ok(written)
+    }
+
+    /// Forgets what was heard since the last flush that went well.
+    pub(super) fn forget_changes(&mut self) {
+        self.changed.clear();
     }
 
     /// Closes the writer and opens it again, as a restart does.

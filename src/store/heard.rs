@@ -1,0 +1,158 @@
+//! Which devices have a row in the longer windows that are not over, as far as this process has written them.
+//!
+//! When a day becomes final every device with a row in it is told to sinks. Most are found at the day's first start, but
+//! one that was silent all day would be looked for at each of its 1,440. What was written since the store was opened
+//! need not be looked for.
+
+use std::collections::BTreeMap;
+
+use jiff::tz::TimeZone;
+
+use crate::model::{DeviceId, Timestamp, Window, WindowStart};
+
+/// Windows that are remembered at the most: an hour of one kind takes 9 KiB for 75,000 devices.
+const WINDOWS_MAX: usize = 256;
+
+/// Devices heard, by window.
+#[derive(Debug)]
+pub(super) struct Heard {
+    /// Windows whose devices will be asked for.
+    kinds: Vec<Window>,
+    zone: TimeZone,
+    windows: BTreeMap<(Window, WindowStart), Bits>,
+    /// Every row that starts here or later is in them.
+    complete_from: Timestamp,
+    /// The latest start that was noted.
+    newest: Option<WindowStart>,
+    /// Where the row before came to lie: rows come in order of their start.
+    bounds: Option<(WindowStart, Vec<(Window, WindowStart)>)>,
+}
+
+impl Heard {
+    /// Of a store whose newest row starts at `newest`.
+    pub(super) fn new(newest: Option<WindowStart>, kinds: Vec<Window>, zone: TimeZone) -> Self {
+        Self { kinds, zone, windows: BTreeMap::new(), complete_from: after(newest), newest, bounds: None }
+    }
+
+    /// Every row that starts here or later was noted.
+    pub(super) fn complete_from(&self) -> Timestamp {
+        self.complete_from
+    }
+
+    /// Notes a row that is written.
+    pub(super) fn note(&mut self, start: WindowStart, device: DeviceId) {
+        self.newest = self.newest.max(Some(start));
+        if start < self.complete_from {
+            return;
+        }
+        if self.bounds.as_ref().is_none_or(|(known, _)| *known != start) {
+            let of = |window: &Window| (*window, window.bounds(start, &self.zone).0);
+            self.bounds = Some((start, self.kinds.iter().map(of).collect()));
+        }
+        for key in self.bounds.iter().flat_map(|(_, keys)| keys) {
+            if let Some(bits) = self.windows.get_mut(key) {
+                bits.set(device);
+            } else if self.windows.len() < WINDOWS_MAX {
+                self.windows.entry(*key).or_default().set(device);
+            } else {
+                return self.forget();
+            }
+        }
+    }
+
+    /// Whether the device has a row in the window that starts at `start`; false where it was not noted.
+    pub(super) fn holds(&self, window: Window, start: WindowStart, device: DeviceId) -> bool {
+        self.windows.get(&(window, start)).is_some_and(|bits| bits.has(device))
+    }
+
+    /// Lets go windows that end at `until` or before, which were asked for. Where rows of another one went (those
+    /// before `kept_from`), everything is to be looked for in the table.
+    pub(super) fn settle(&mut self, until: Timestamp, kept_from: Option<Timestamp>) {
+        self.windows.retain(|(window, start), _| window.bounds(*start, &self.zone).1 > until);
+        if self.windows.keys().any(|(_, start)| Some(*start) < kept_from) {
+            self.forget();
+        }
+    }
+
+    /// Begins anew: what was noted so far is to be looked for in the table.
+    pub(super) fn forget(&mut self) {
+        self.windows.clear();
+        self.complete_from = self.complete_from.max(after(self.newest));
+    }
+}
+
+fn after(newest: Option<WindowStart>) -> Timestamp {
+    newest.map_or(Timestamp::from_millis(i64::MIN), |newest| newest.plus_millis(1))
+}
+
+/// A set of devices.
+#[derive(Debug, Default)]
+struct Bits(Vec<u64>);
+
+impl Bits {
+    fn set(&mut self, device: DeviceId) {
+        let (word, bit) = (device.index() / 64, device.index() % 64);
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        self.0[word] |= 1 << bit;
+    }
+
+    fn has(&self, device: DeviceId) -> bool {
+        self.0.get(device.index() / 64).is_some_and(|word| word >> (device.index() % 64) & 1 == 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MINUTE: i64 = 60_000;
+
+    fn minute(number: i64) -> Timestamp {
+        Timestamp::from_millis(number * MINUTE)
+    }
+
+    fn heard() -> Heard {
+        Heard::new(Some(minute(59)), vec![Window::Minute5, Window::Hour1], TimeZone::UTC)
+    }
+
+    #[test]
+    fn what_was_written_before_the_store_was_opened_is_not_known() {
+        let mut heard = heard();
+        heard.note(minute(59), DeviceId(1));
+        heard.note(minute(60), DeviceId(2));
+        heard.note(minute(66), DeviceId(130));
+        assert!(heard.complete_from() > minute(59) && heard.complete_from() <= minute(60));
+        let hour = |device| heard.holds(Window::Hour1, minute(60), DeviceId(device));
+        assert_eq!([1, 2, 130, 131].map(hour), [false, true, true, false]);
+        assert!(heard.holds(Window::Minute5, minute(65), DeviceId(130)));
+        assert!(!heard.holds(Window::Minute5, minute(60), DeviceId(130)));
+    }
+
+    #[test]
+    fn a_window_of_which_rows_went_is_looked_for_in_the_table() {
+        let mut heard = heard();
+        heard.note(minute(60), DeviceId(1));
+        heard.note(minute(70), DeviceId(1));
+        heard.settle(minute(65), Some(minute(60)));
+        assert!(!heard.holds(Window::Minute5, minute(60), DeviceId(1)), "it is over");
+        assert!(heard.holds(Window::Hour1, minute(60), DeviceId(1)));
+        heard.settle(minute(65), Some(minute(61)));
+        assert!(!heard.holds(Window::Hour1, minute(60), DeviceId(1)) && heard.complete_from() > minute(70));
+        heard.note(minute(70), DeviceId(2));
+        assert!(!heard.holds(Window::Hour1, minute(60), DeviceId(2)), "it is looked for as well");
+        heard.note(minute(71), DeviceId(2));
+        assert!(heard.holds(Window::Hour1, minute(60), DeviceId(2)));
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut heard = heard();
+        for number in 0..10_000 {
+            heard.note(minute(60 + number), DeviceId(1));
+            assert!(heard.windows.len() <= WINDOWS_MAX);
+        }
+        assert!(heard.complete_from() > minute(60));
+    }
+}
