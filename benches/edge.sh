@@ -49,6 +49,7 @@ wait_until "the broker" 10 listens "$mqtt"
 park=()
 if ((modbus_devices)); then
   port=$(free_port "$modbus_devices")
+  : >"$folder/devices.log"
   "$bin" simulate modbus --devices "$modbus_devices" --port "$port" >"$folder/devices.out" 2>"$folder/devices.log" &
   started+=($!)
   wait_until "the devices" 20 grep -q listening "$folder/devices.log"

@@ -47,6 +47,7 @@ ulimit -n "$(ulimit -H -n)"
 port=$(free_port "$ports")
 shape=(--devices "$devices" --units-per-port "$units" --registers "$registers" --port "$port")
 
+: >"$folder/devices.log" >"$folder/poll.log"
 "$bin" simulate modbus "${shape[@]}" >"$folder/devices.json" 2>"$folder/devices.log" &
 served=$!; started+=("$served")
 wait_until "the devices" 20 grep -q listening "$folder/devices.log"
