@@ -17,15 +17,15 @@ use crate::simulate::load::{Fleet, FolderOptions, ModbusPark, write_folder};
 #[command(after_help = "Examples:\n  \
         sitepulse simulate inventory --out city && sitepulse run --config city\n  \
         sitepulse simulate inventory --sites 1000 --interval 1s --out small\n  \
-        sitepulse simulate inventory --modbus-devices 1000 --modbus-interval 1s --out polled")]
+        sitepulse simulate inventory --sites 0 --modbus-devices 1000 --modbus-interval 1s --out polled")]
 pub(super) struct InventoryArgs {
     /// Folder to write: sitepulse.toml, areas, sites, devices, profiles, indicators
     #[arg(long, value_name = "FOLDER")]
     out: PathBuf,
     #[command(flatten)]
     broker: BrokerArgs,
-    /// Sites, as many as are to send
-    #[arg(long, value_name = "N", default_value_t = 75_000, value_parser = sites)]
+    /// Sites, as many as are to send; 0 for Modbus devices alone, without a broker
+    #[arg(long, value_name = "N", default_value_t = 75_000, value_parser = sites_or_none)]
     sites: usize,
     /// From a site's message to its next one
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = span)]
@@ -48,6 +48,10 @@ pub(super) struct InventoryArgs {
     /// From poll to poll
     #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = span)]
     modbus_interval: Duration,
+}
+
+fn sites_or_none(text: &str) -> Result<usize, String> {
+    if text == "0" { Ok(0) } else { sites(text) }
 }
 
 /// Writes the folder.

@@ -5,6 +5,7 @@
 mod consume;
 mod inventory;
 mod modbus;
+mod poll;
 mod publish;
 
 use std::io::{self, IsTerminal, Write};
@@ -31,7 +32,8 @@ const LOOK: Duration = Duration::from_millis(500);
         sitepulse simulate --messages 1000000 --json                     as fast as the broker takes them\n  \
         sitepulse simulate --rate 7500 --late 0.01 --repeat 0.02         some 5 minutes late, some twice\n  \
         sitepulse simulate consume                                       what a bare subscriber costs\n  \
-        sitepulse simulate modbus --devices 1000 --registers 60 --port 15020\n\n\
+        sitepulse simulate modbus --devices 1000 --registers 60 --port 15020\n  \
+        sitepulse simulate poll --devices 1000 --for 30s                 what a bare poller of these costs\n\n\
         Exit codes: 0 the broker has every message, 1 it has not or is not there, 2 wrong usage"
 )]
 pub struct SimulateArgs {
@@ -50,6 +52,8 @@ enum SimulateCommand {
     Consume(consume::ConsumeArgs),
     /// Serve Modbus TCP devices
     Modbus(modbus::ModbusArgs),
+    /// Poll Modbus TCP devices and only count: what the library alone costs
+    Poll(poll::PollArgs),
 }
 
 /// Does what was asked for.
@@ -65,6 +69,7 @@ pub fn run(args: SimulateArgs) -> anyhow::Result<()> {
         Some(SimulateCommand::Inventory(args)) => inventory::run(&args),
         Some(SimulateCommand::Consume(args)) => consume::run(&args),
         Some(SimulateCommand::Modbus(args)) => modbus::run(&args),
+        Some(SimulateCommand::Poll(args)) => poll::run(&args),
     }
 }
 

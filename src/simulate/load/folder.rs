@@ -31,7 +31,7 @@ pub struct ModbusPark {
 /// What the folder is to say.
 #[derive(Clone, Debug)]
 pub struct FolderOptions {
-    /// The city.
+    /// The city; of no sites where there is no broker to listen to.
     pub fleet: Fleet,
     /// From a site's message to its next one.
     pub interval: Duration,
@@ -54,7 +54,9 @@ pub fn write_folder(path: &Path, options: &FolderOptions) -> io::Result<()> {
     }
     fs::create_dir_all(path.join("devices"))?;
     fs::create_dir_all(path.join("indicators"))?;
-    for (name, text) in INDICATORS {
+    // They are of sites of this city, and refused where there is none of their kind.
+    let indicators = if options.fleet.sites == 0 { &[][..] } else { &INDICATORS[..] };
+    for (name, text) in indicators {
         fs::write(path.join("indicators").join(name), text)?;
     }
     // The indicators name metrics of theirs that no gateway of this city reports.
@@ -131,6 +133,11 @@ fn registers_toml(registers: u16) -> String {
 
 fn settings(options: &FolderOptions) -> String {
     let FolderOptions { broker, listen, .. } = options;
+    let mqtt = if options.fleet.sites == 0 {
+        String::new()
+    } else {
+        format!("[[mqtt]]\nname = \"city\"\nurl = \"mqtt://{broker}\"\nclient_id = \"sitepulse-city\"\n\n")
+    };
     format!(
         r#"# A collector for the load of `sitepulse simulate`; every other key has its default.
 data_dir = "data"
@@ -143,12 +150,7 @@ devices = "devices.csv"
 profiles = "devices"
 indicators = "indicators"
 
-[[mqtt]]
-name = "city"
-url = "mqtt://{broker}"
-client_id = "sitepulse-city"
-
-[api]
+{mqtt}[api]
 listen = "{listen}"
 "#
     )
@@ -181,5 +183,10 @@ mod tests {
         assert_eq!(config.inventory.devices().len(), 2_000 + 300);
         let again = write_folder(folder.path(), &options).expect_err("it holds a configuration");
         assert_eq!(again.kind(), io::ErrorKind::AlreadyExists);
+        let polled = FolderOptions { fleet: Fleet { sites: 0 }, ..options };
+        let folder = tempfile::tempdir().expect("a folder");
+        write_folder(folder.path(), &polled).expect("written");
+        let config = load_with(folder.path(), &Environment::new()).expect("no problems");
+        assert_eq!((config.inventory.devices().len(), config.mqtt.len()), (300, 0));
     }
 }

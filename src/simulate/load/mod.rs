@@ -3,7 +3,7 @@
 //!
 //! What a site is, is in [`fleet`]; what it reports in `quantity`; its PUBLISH is encoded once and patched when it is
 //! sent (`template`, `deck`: pure). `connection` owns a socket, `publish` the thread that sends, `consume` a subscriber
-//! that only counts, `modbus` devices that answer. `folder` writes the configuration under which a collector knows all
+//! that only counts, `modbus` devices that answer, `poll` a poller that only counts. `folder` writes the configuration under which a collector knows all
 //! of them. Nothing allocates per message.
 
 mod connection;
@@ -12,6 +12,7 @@ mod deck;
 mod fleet;
 mod folder;
 mod modbus;
+mod poll;
 mod publish;
 mod quantity;
 mod template;
@@ -24,6 +25,7 @@ pub use deck::{EventTime, Share};
 pub use fleet::Fleet;
 pub use folder::{FolderOptions, ModbusPark, write_folder};
 pub use modbus::{ModbusLoad, ModbusOptions};
+pub use poll::{BarePoller, PollBoard, PollOptions, Polled};
 pub use publish::{Load, LoadOptions, Sent};
 pub use usage::{CpuTime, cpu_time};
 

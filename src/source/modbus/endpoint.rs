@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use tracing::{info, warn};
 
+use super::Options;
+use super::basket::{Basket, Outlet};
+use super::delays::DelayCounters;
 use super::link::{Failure, Link, exception_name, is_lasting};
 use super::plan::{ReadRequest, plan};
 use super::schedule::{Entry, Next, Schedule};
-use super::{Deliver, Options};
 use crate::backoff::Backoff;
 use crate::clock::{Clock, StepWatch};
 use crate::decode::modbus::{Block, BlockData, encode_poll};
@@ -100,8 +102,8 @@ struct Counters {
     connects: Counter,
     late_polls: Counter,
     polls_backed_off: Counter,
-    polls_shed: Counter,
     units_failing: Counter,
+    delays: DelayCounters,
 }
 
 impl Counters {
@@ -114,8 +116,8 @@ impl Counters {
             connects: part.counter("connects"),
             late_polls: part.counter("late_polls"),
             polls_backed_off: part.counter("polls_backed_off"),
-            polls_shed: part.counter("polls_shed"),
             units_failing: part.counter("units_failing"),
+            delays: DelayCounters::of(part),
         }
     }
 }
@@ -125,7 +127,7 @@ impl Counters {
 pub(super) struct Surroundings {
     pub(super) options: Options,
     pub(super) inventory: Arc<Inventory>,
-    pub(super) deliver: Deliver,
+    pub(super) basket: Arc<Basket>,
     pub(super) clock: Clock,
 }
 
@@ -154,6 +156,8 @@ pub(super) struct Endpoint {
     counters: Counters,
     /// Why there is no connection, and since when.
     unreachable: Option<(String, Timestamp)>,
+    outlet: Arc<Outlet>,
+    /// Why the journal refused the last poll, as it was reported.
     refused: Option<RefusedCause>,
     /// Whether what was reported last no longer holds.
     changed: bool,
@@ -186,8 +190,9 @@ impl Endpoint {
         let Options { backoff_max, request_timeout, .. } = around.options;
         let schedule = Schedule::new(&entries, backoff_max, request_timeout, around.clock.now());
         let counters = Counters::new(&part);
+        let outlet = Arc::new(Outlet::new(part.counter("polls_shed")));
         let (link, unreachable, refused, changed) = (None, None, None, true);
-        Self { around, address, targets, units, schedule, link, part, counters, unreachable, refused, changed }
+        Self { around, address, targets, units, schedule, link, part, counters, unreachable, outlet, refused, changed }
     }
 
     /// Polls until it is dropped.
@@ -217,6 +222,7 @@ impl Endpoint {
         if !self.around.inventory.sites()[self.targets[index].site].in_service(asked) {
             return;
         }
+        let delay_ms = self.schedule.delay_ms(index, asked);
         let (blocks, trouble, fate) = self.read(index, asked).await;
         let now = self.around.clock.now();
         match fate {
@@ -231,6 +237,9 @@ impl Endpoint {
             }
         }
         self.counters.polls.add(1);
+        if let Some(delay_ms) = delay_ms {
+            self.counters.delays.note(delay_ms);
+        }
         if self.unreachable.is_none() {
             self.note_trouble(index, trouble, now);
         }
@@ -395,7 +404,7 @@ impl Endpoint {
         ailing.map(trouble).collect()
     }
 
-    fn deliver(&mut self, index: usize, blocks: &[Block], arrival: Timestamp) {
+    fn deliver(&self, index: usize, blocks: &[Block], arrival: Timestamp) {
         let frame = Frame {
             source: self.around.options.name.clone(),
             kind: FrameKind::ModbusPoll,
@@ -403,13 +412,13 @@ impl Endpoint {
             payload: encode_poll(blocks),
             arrival,
         };
-        let refused = (self.around.deliver)(frame).err();
-        self.counters.polls_shed.add(u64::from(refused.is_some()));
-        self.changed |= self.refused != refused;
-        self.refused = refused;
+        self.around.basket.put(frame, &self.outlet);
     }
 
     fn report(&mut self) {
+        let refused = self.outlet.refused();
+        self.changed |= self.refused != refused;
+        self.refused = refused;
         if !std::mem::take(&mut self.changed) {
             return;
         }

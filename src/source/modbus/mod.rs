@@ -4,6 +4,8 @@
 //! little. A poll becomes one frame with the raw blocks that were answered (see [`crate::decode::modbus`]). Never decodes
 //! a value, never keeps a poll that the journal refuses.
 
+mod basket;
+mod delays;
 mod endpoint;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
@@ -24,8 +26,8 @@ use tracing::error;
 use crate::clock::Clock;
 use crate::health::{Health, Part, PartKind, State};
 use crate::inventory::{Connection, Device, Inventory, Profile};
-use crate::journal::{Inlet, RefusedCause};
-use crate::model::Frame;
+use crate::journal::Inlet;
+use basket::{Basket, Deliver};
 use endpoint::{Endpoint, Surroundings};
 
 /// How Modbus devices are polled.
@@ -51,9 +53,6 @@ pub fn requests_per_poll(profile: &Profile, gap_registers_max: u16) -> usize {
     plan::plan(profile, gap_registers_max).len()
 }
 
-/// Where polls go.
-type Deliver = Arc<dyn Fn(Frame) -> Result<(), RefusedCause> + Send + Sync>;
-
 /// Polls every registered Modbus device of `inventory` until `stop` says true; each poll goes to the journal, or is
 /// counted as shed where the journal refuses it. Every endpoint reports as a part of its own.
 pub async fn run(
@@ -66,11 +65,20 @@ pub async fn run(
 ) {
     // A poll needs no acknowledgement: the device keeps nothing for us.
     let deliver: Deliver =
-        Arc::new(move |frame| inlet.append(vec![frame], Box::new(|| ())).map_err(|refused| refused.cause));
-    poll_all(&Surroundings { options, inventory, deliver, clock }, &health, &stop).await;
+        Arc::new(move |frames| inlet.append(frames, Box::new(|| ())).map_err(|refused| refused.cause));
+    let basket = Arc::new(Basket::new(deliver));
+    poll_all(&Surroundings { options, inventory, basket, clock }, &health, &stop).await;
 }
 
 async fn poll_all(around: &Surroundings, health: &Health, stop: &watch::Receiver<bool>) {
+    tokio::select! {
+        () = poll_each(around, health, stop) => {}
+        () = around.basket.keep_emptying() => {}
+    }
+    around.basket.empty();
+}
+
+async fn poll_each(around: &Surroundings, health: &Health, stop: &watch::Receiver<bool>) {
     let mut tasks = JoinSet::new();
     let mut parts: HashMap<Id, Arc<Part>> = HashMap::new();
     for (address, devices) in endpoints(&around.inventory) {

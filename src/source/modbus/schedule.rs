@@ -1,7 +1,8 @@
 //! The schedule of one endpoint: which of its devices is to be polled next, and when.
 //!
 //! Polls lie on the grid of the device's interval, moved by a phase that its name gives, so that they are spread out and
-//! stay where they are when devices come and go. A device has one poll due at most: what could not be made in time is
+//! stay where they are when devices come and go. Phases are a hundredth of the interval apart, so that the processor is
+//! woken for a few devices together rather than for each. A device has one poll due at most: what could not be made in time is
 //! skipped and counted, never queued. A unit that does not answer is left alone for a while that doubles with each
 //! failure, and all such units together take a fifth of the connection's time at most, so that a dead unit costs its
 //! neighbours little. A device that answers, but slowly, comes after those that are prompt, and is held to a fifth of the
@@ -20,6 +21,8 @@ const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 const REST: i64 = 4;
 /// A failing or slow device that has waited for so long comes like a prompt one.
 const PATIENCE_MS: i64 = 10_000;
+/// Phases lie a hundredth of the interval apart, but no further than this.
+const STEP_MS_MAX: i64 = 10;
 
 /// A device's place in the schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +44,8 @@ impl Entry {
         let interval_ms = i64::from(interval_ms.max(1));
         let room_ms = (interval_ms - interval_ms / 8).max(1).unsigned_abs();
         let phase_ms = i64::try_from(stable_hash(name) % room_ms).unwrap_or(0);
-        Self { interval_ms, phase_ms, unit }
+        let step_ms = (interval_ms / 100).clamp(1, STEP_MS_MAX);
+        Self { interval_ms, phase_ms: phase_ms - phase_ms % step_ms, unit }
     }
 
     /// The first poll at `now` or later.
@@ -251,6 +255,14 @@ impl Schedule {
         (self.failing_after, self.slow_after) = (now, now);
     }
 
+    /// How long before `now` the slot lies that the poll given last for the device was for, ms; none where its unit is
+    /// failing and is tried when it is due for that, whatever its slots are.
+    pub(super) fn delay_ms(&self, index: usize, now: Timestamp) -> Option<i64> {
+        let target = &self.targets[index];
+        let slot = target.due.plus_millis(-target.entry.interval_ms);
+        (!self.failing(target.entry.unit)).then(|| now.millis_since(slot))
+    }
+
     /// Whether `unit` did not answer the last time.
     pub(super) fn failing(&self, unit: usize) -> bool {
         self.units[unit].until.is_some()
@@ -368,7 +380,7 @@ mod tests {
             quarters[usize::try_from(phase(number) / 2_188).expect("small")] += 1;
         }
         assert!(quarters.iter().all(|count| (70..=130).contains(count)), "{quarters:?}");
-        assert_eq!(phase(7), 7_047, "a phase never changes between versions");
+        assert_eq!(phase(7), 7_040, "a phase never changes between versions");
         assert_eq!(Entry::new("a", 0, 0).phase_ms, 0);
     }
 
@@ -376,8 +388,10 @@ mod tests {
     fn a_poll_that_is_late_is_skipped_and_counted_and_never_queued() {
         let mut schedule = schedule(&[entry(1_000, 0, 0), entry(1_000, 500, 1)]);
         assert_eq!(schedule.next(at(0)), Next::Poll(0));
+        assert_eq!(schedule.delay_ms(0, at(0)), Some(0));
         // The poll of device 0 took until 3,600: of device 0 three more came due, of device 1 four.
         assert_eq!(schedule.next(at(3_600)), Next::Poll(1));
+        assert_eq!(schedule.delay_ms(1, at(3_600)), Some(100), "what it skipped is counted as skipped");
         assert_eq!(schedule.next(at(3_600)), Next::Poll(0));
         assert_eq!(schedule.take_skipped(), Skipped { late: 3 + 2, backed_off: 0 });
         assert_eq!(schedule.next(at(3_601)), Next::Wait(at(4_000)));

@@ -1,8 +1,9 @@
 //! The thread of one MQTT source: dials, reads, writes, waits.
 //!
 //! Reads all there is and naps a millisecond when the socket is dry: behind a real broker, which writes packet by packet,
-//! the cost is in the wake-ups (docs/adr/0002-own-mqtt-connection-loop.md). What the protocol asks for is decided in
-//! `session`; here are the socket, the clock and the reports.
+//! the cost is in the wake-ups (docs/adr/0002-own-mqtt-connection-loop.md). Where naps bring nothing it waits for the
+//! socket, or the journal's word, instead. What the protocol asks for is decided in `session`; here are the socket, the
+//! clock and the reports.
 
 use std::io::{self, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -23,17 +24,24 @@ use crate::model::millis;
 use super::Options;
 use super::ack_waits::AckCounters;
 use super::assembler::{Assembler, Body, Message};
+use super::bell::Bell;
 use super::dial::{DialError, Dialler};
 use super::intake::{Intake, Settlement};
 use super::rival::{Ending, RivalWatch};
 use super::session::{Epoch, Event, Failure, Session, Shortfalls};
 
-/// How long to sleep when the socket is dry; more and more, up to the second, when nothing comes for long.
+/// How long to sleep when the socket is dry; more and more, up to the second, while the journal takes nothing for long.
 const NAP: Duration = Duration::from_millis(1);
-const IDLE_NAP_MAX: Duration = Duration::from_millis(10);
+const BLOCKED_NAP_MAX: Duration = Duration::from_millis(10);
 
-/// How long to sleep while there is nothing but an attempt or a time to wait for.
-const WAIT_NAP: Duration = Duration::from_millis(10);
+/// Naps in a row that bring nothing, before it waits until something comes.
+const DRY_NAPS_MAX: u32 = 2;
+/// How long such a wait may take: a stop, and what the protocol asks for by time, is noticed so soon.
+const QUIET_WAIT_MAX: Duration = Duration::from_millis(200);
+
+/// How long to sleep while an attempt is under way, and between attempts.
+const DIAL_NAP_MAX: Duration = Duration::from_millis(10);
+const PAUSE_NAP_MAX: Duration = Duration::from_millis(50);
 
 /// How often a batch is offered again that the full journal refused.
 const FULL_RETRY_INTERVAL: Duration = Duration::from_millis(100);
@@ -74,12 +82,12 @@ pub(super) struct Link<S> {
 }
 
 impl<S: Read + Write> Link<S> {
-    /// How long to sleep now that the socket is dry.
-    fn nap(&self, now: Instant) -> Duration {
+    /// How long to sleep while nothing may be read.
+    fn blocked_nap(&self, now: Instant) -> Duration {
         if self.session.has_outstanding() {
             return NAP;
         }
-        (now.duration_since(self.heard_at) / 16).clamp(NAP, IDLE_NAP_MAX)
+        (now.duration_since(self.heard_at) / 16).clamp(NAP, BLOCKED_NAP_MAX)
     }
 
     /// Writes what is due, all of it in one write where the socket takes it.
@@ -113,6 +121,8 @@ pub(super) struct Driver {
     counters: Counters,
     intake: Intake,
     settlements: Receiver<Settlement>,
+    /// Rings for each settlement.
+    bell: Arc<Bell>,
     dialler: Dialler,
     backoff: Backoff,
     rival: RivalWatch,
@@ -138,8 +148,10 @@ impl Driver {
             refused: part.counter("refused"),
         };
         let (sender, settlements) = mpsc::channel();
+        let bell = Arc::new(Bell::new());
         Self {
-            intake: Intake::new(options.name.clone(), inlet, sender),
+            intake: Intake::new(options.name.clone(), inlet, sender, bell.clone()),
+            bell,
             dialler: Dialler::new(&options.host, options.port),
             backoff: Backoff::new(options.backoff_max),
             rival: RivalWatch::new(STEADY_AFTER, options.backoff_max),
@@ -209,31 +221,55 @@ impl Driver {
     }
 
     fn dial(&mut self, deadline: Instant) -> Result<Option<TcpStream>, DialError> {
+        let began = Instant::now();
         self.dialler.begin(deadline)?;
         while !self.is_stopping() {
             if let Some(outcome) = self.dialler.outcome() {
                 return outcome.map(Some);
             }
-            if Instant::now() >= deadline + WAIT_NAP {
+            if Instant::now() >= deadline + DIAL_NAP_MAX {
                 return Err(DialError::TimedOut);
             }
             self.retry_held(Instant::now());
-            thread::sleep(NAP);
+            thread::sleep((began.elapsed() / 16).clamp(NAP, DIAL_NAP_MAX));
         }
         Ok(None)
     }
 
     fn converse(&mut self, link: &mut Link<TcpStream>) -> Result<(), Failure> {
+        let mut dry_naps = 0;
         while !self.is_stopping() {
             let now = Instant::now();
             let socket = self.turn(link, now)?;
             self.watch_for_rival(link.subscribed_at, now);
-            if socket == Socket::Dry {
-                thread::sleep(link.nap(now));
+            if socket == Socket::More || link.heard_at == now {
+                dry_naps = 0;
+            }
+            if socket == Socket::More {
+                continue;
+            }
+            // What may not be read, or not be written yet, would end a wait at once, or nothing would.
+            if self.intake.is_holding() || !link.session.output().is_empty() {
+                thread::sleep(link.blocked_nap(now));
+            } else if dry_naps < DRY_NAPS_MAX {
+                dry_naps += 1;
+                thread::sleep(NAP);
+            } else {
+                self.wait_for_either(link)?;
             }
         }
         if let Err(failure) = self.take_leave(link) {
             debug!(source = %self.options.name, %failure, "mqtt connection ended before it was closed");
+        }
+        Ok(())
+    }
+
+    /// Waits for the socket or for the journal, now that naps bring nothing.
+    fn wait_for_either(&mut self, link: &mut Link<TcpStream>) -> Result<(), Failure> {
+        self.bell.listen();
+        // What was settled before the bell was listened for does not ring it.
+        if self.settle(link, Instant::now())? == 0 {
+            self.bell.wait(&link.stream, QUIET_WAIT_MAX, NAP);
         }
         Ok(())
     }
@@ -247,13 +283,15 @@ impl Driver {
         Ok(socket)
     }
 
-    /// Hears from the journal what is on disk.
-    fn settle<S>(&mut self, link: &mut Link<S>, now: Instant) -> Result<(), Failure> {
+    /// Hears from the journal what is on disk. Returns how many batches it told of.
+    fn settle<S>(&mut self, link: &mut Link<S>, now: Instant) -> Result<usize, Failure> {
+        let mut told = 0;
         while let Ok(settlement) = self.settlements.try_recv() {
             link.session.settle(settlement.epoch, settlement.batch, settlement.fate, now)?;
+            told += 1;
         }
         self.counters.acks.add(&link.session.take_acks());
-        Ok(())
+        Ok(told)
     }
 
     /// Reads unless the journal or the broker takes nothing: then TCP holds the broker back.
@@ -430,7 +468,9 @@ impl Driver {
         let until = Instant::now() + span;
         while !self.is_stopping() && (Instant::now() < until || self.intake.is_holding()) {
             self.retry_held(Instant::now());
-            thread::sleep(WAIT_NAP.min(span.max(NAP)));
+            // A refused batch is offered again as often as while there is a connection.
+            let nap_max = if self.intake.is_holding() { DIAL_NAP_MAX } else { PAUSE_NAP_MAX };
+            thread::sleep(until.saturating_duration_since(Instant::now()).clamp(NAP, nap_max));
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rumqttc::mqttbytes::QoS;
 use rumqttc::mqttbytes::v4::{ConnectReturnCode, Packet, Publish, SubscribeReasonCode};
@@ -243,4 +243,24 @@ fn a_stop_does_not_wait_for_a_broker_that_is_not_there() {
     rig.set_stop();
     rig.join();
     drop(peer);
+}
+
+#[test]
+fn a_quiet_connection_hears_of_the_journal_s_word_at_once() {
+    let rig = Rig::new();
+    let mut peer = rig.broker.welcome();
+    let mut waits = (1..=3).map(|id| {
+        rig.gate.set(Disk::Hangs);
+        peer.send(&[publish(id, b"x")]);
+        // It asks whether the broker lives, and waits again.
+        assert_eq!(peer.next(), Packet::PingReq);
+        let began = Instant::now();
+        rig.gate.set(Disk::Works);
+        assert_eq!(peer.acks(1), [id]);
+        let waited = began.elapsed();
+        peer.send(&[Packet::PingResp]);
+        waited
+    });
+    // It would be longer each time if it only looked when its wait is over.
+    assert!(waits.any(|waited| waited < Duration::from_millis(100)));
 }

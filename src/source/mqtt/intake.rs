@@ -11,6 +11,7 @@ use crate::journal::{Inlet, Refused, RefusedCause};
 use crate::model::{Frame, FrameKind, Timestamp};
 
 use super::assembler::{Body, Message};
+use super::bell::Bell;
 use super::session::{BatchNumber, Epoch, Fate, Session};
 
 /// Frames and bytes at which a batch goes to the journal, even while there is more to read.
@@ -31,6 +32,7 @@ struct Pledge {
     batch: BatchNumber,
     fate: Fate,
     settlements: Sender<Settlement>,
+    bell: Arc<Bell>,
 }
 
 impl Pledge {
@@ -43,6 +45,7 @@ impl Drop for Pledge {
     fn drop(&mut self) {
         // Nobody listens once the source has stopped; the broker then delivers again.
         let _ = self.settlements.send(Settlement { epoch: self.epoch, batch: self.batch, fate: self.fate });
+        self.bell.ring();
     }
 }
 
@@ -51,6 +54,7 @@ pub(super) struct Intake {
     source: Arc<str>,
     inlet: Inlet,
     settlements: Sender<Settlement>,
+    bell: Arc<Bell>,
     frames: Vec<Frame>,
     packet_ids: Vec<u16>,
     bytes: usize,
@@ -58,8 +62,9 @@ pub(super) struct Intake {
 }
 
 impl Intake {
-    pub(super) fn new(source: Arc<str>, inlet: Inlet, settlements: Sender<Settlement>) -> Self {
-        Self { source, inlet, settlements, frames: Vec::new(), packet_ids: Vec::new(), bytes: 0, held: None }
+    /// An intake without messages; each settlement is sent to `settlements`, then `bell` rings.
+    pub(super) fn new(source: Arc<str>, inlet: Inlet, settlements: Sender<Settlement>, bell: Arc<Bell>) -> Self {
+        Self { source, inlet, settlements, bell, frames: Vec::new(), packet_ids: Vec::new(), bytes: 0, held: None }
     }
 
     /// Adds a message to the batch.
@@ -87,8 +92,8 @@ impl Intake {
         let frames = std::mem::take(&mut self.frames);
         self.bytes = 0;
         let batch = session.hand_over(std::mem::take(&mut self.packet_ids), now);
-        let settlements = self.settlements.clone();
-        let pledge = Pledge { epoch: session.epoch(), batch, fate: Fate::GivenUp, settlements };
+        let (settlements, bell) = (self.settlements.clone(), self.bell.clone());
+        let pledge = Pledge { epoch: session.epoch(), batch, fate: Fate::GivenUp, settlements, bell };
         let outcome = self.inlet.append(frames, Box::new(move || pledge.fulfil()));
         self.hold(outcome)
     }

@@ -7,6 +7,7 @@
 
 mod ack_waits;
 mod assembler;
+mod bell;
 #[cfg(feature = "bench")]
 pub mod bench;
 mod dial;

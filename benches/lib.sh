@@ -1,0 +1,55 @@
+# What the scripts beside this one share: processes that are cleaned up, ports, /proc, /metrics. To be sourced; wants $name.
+# shellcheck shell=bash
+
+folder=$(mktemp -d "${TMPDIR:-/tmp}/sitepulse-$name.XXXXXX")
+started=()
+cleanup() {
+  # Only what was started here, and it may be gone already.
+  for pid in "${started[@]}"; do kill "$pid" 2>/dev/null || true; done
+  for pid in "${started[@]}"; do wait "$pid" 2>/dev/null || true; done
+  if [ -n "$keep" ]; then echo "left: $folder"; else rm -rf "$folder"; fi
+}
+trap cleanup EXIT
+trap 'exit 130' INT TERM
+stop() { kill "$1" 2>/dev/null || true; wait "$1" 2>/dev/null || true; }
+
+free_port() { # a port that nothing listens at, and none at the next $1 - 1
+  local port count=${1:-1} at
+  while :; do
+    port=$((20000 + RANDOM % 10000))
+    for ((at = port; at < port + count; at++)); do
+      if (exec 3<>"/dev/tcp/127.0.0.1/$at") 2>/dev/null; then continue 2; fi
+    done
+    echo "$port"
+    return
+  done
+}
+wait_until() { # what, seconds, command ...
+  local what=$1 left=$(($2 * 10)); shift 2
+  until "$@"; do
+    ((left-- > 0)) || { echo "$what: not in time" >&2; tail -n 5 "$folder"/*.log >&2; exit 1; }
+    sleep 0.1
+  done
+}
+listens() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
+
+# /proc of a process: user and system CPU in hundredths of a second, KiB by the name of a line of its status, bytes that
+# reached the disk. Of its threads: name, user, system, times that they waited.
+cpu_of() { awk '{ sub(/.*\) /, ""); print $12, $13 }' "/proc/$1/stat"; }
+memory_of() { awk -v line="$2:" '$1 == line { print $2 }' "/proc/$1/status"; }
+written_by() { awk '/^write_bytes/ { print $2 }' "/proc/$1/io"; }
+threads_of() {
+  local task
+  for task in "/proc/$1/task/"*; do
+    echo "$(<"$task/comm") $(awk '{ sub(/.*\) /, ""); print $12, $13 }' "$task/stat") $(awk '/^voluntary_ctxt/ { print $2 }' "$task/status")" 2>/dev/null || true
+  done
+}
+
+metrics() { curl -sf -m 20 "http://127.0.0.1:$api/metrics"; }
+value() { # name of a metric: its sum over all labels
+  awk -v name="$1" 'index($1, name "{") == 1 || $1 == name { sum += $2 } END { printf "%d\n", sum }'
+}
+json() { sed -n "s/.*\"$1\":\([0-9.]*\).*/\1/p" "$2"; }
+row() { printf '%-46s %14s %14s %8s\n' "$@"; }
+calc() { awk "BEGIN { printf \"%.${2:-2}f\", $1 }"; }
+per() { calc "$1 / ($2 + 1e-9)"; }
