@@ -9,7 +9,7 @@
 #
 #   --sites N  --rate MSG/S|max  --for SECONDSs  --qos 0|1  --late SHARE  --repeat SHARE  --grace SECONDSs
 #   --inflight N (the broker's max_inflight_messages)  --drain SECONDSs (for what came to be stored, 120)
-#   --keep (leaves the folder)  --perf (samples the collector)
+#   --store (a VictoriaMetrics that takes the rows of every minute)  --keep (leaves the folder)  --perf (samples the collector)
 #
 # SITEPULSE_BIN is the binary (default: target/release/sitepulse), SITEPULSE_COLLECTOR another one for the collector alone,
 # such as a build without `demo`. Needs mosquitto and curl, no root. CPU times are those of /proc, so they hold on a machine
@@ -17,7 +17,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-sites=75000 rate=7500 span=60 qos=1 late=0 repeat=0 grace=5s inflight=5000 drain=120 keep= perf=
+sites=75000 rate=7500 span=60 qos=1 late=0 repeat=0 grace=5s inflight=5000 drain=120 keep= perf= store=
 usage() { sed -n '2,17s/^# \{0,1\}//p' "$0"; exit "${1:-2}"; }
 while (($#)); do
   case $1 in
@@ -31,6 +31,7 @@ while (($#)); do
     --inflight) inflight=$2; shift ;;
     --drain) drain=${2%s}; shift ;;
     --keep) keep=1 ;;
+    --store) store=1 ;;
     --perf) perf=1 ;;
     -h | --help) usage 0 ;;
     *) printf 'no option %s\n' "$1" >&2; usage ;;
@@ -42,7 +43,8 @@ done
 bin=$(realpath "${SITEPULSE_BIN:-target/release/sitepulse}")
 collector_bin=$(realpath "${SITEPULSE_COLLECTOR:-$bin}")
 [ -x "$bin" ] || { echo "no $bin: cargo build --release" >&2; exit 1; }
-. benches/support/run.sh
+name=city
+. benches/lib.sh
 
 # 1. the bare consumer
 start_broker
@@ -61,11 +63,20 @@ stop "$broker"
 start_broker
 api=$(free_port)
 "$bin" simulate inventory --sites "$sites" --broker "mqtt://127.0.0.1:$mqtt" --listen "127.0.0.1:$api" --out "$folder/city" >/dev/null
+if [ -n "$store" ]; then
+  far=$(free_port)
+  "$(command -v victoria-metrics || command -v victoria-metrics-prod)" -storageDataPath "$folder/far" -httpListenAddr "127.0.0.1:$far" \
+    -retentionPeriod 1y >"$folder/far.log" 2>&1 &
+  started+=($!)
+  wait_until "the store" 20 curl -sf -o /dev/null "http://127.0.0.1:$far/health"
+  printf '\n[[influx]]\nname = "city"\nurl = "http://127.0.0.1:%s"\norg = "city"\nbucket = "city"\nwindows = ["1m"]\n' "$far" \
+    >>"$folder/city/sitepulse.toml"
+fi
 SITEPULSE__ROLLUP__GRACE=$grace "$collector_bin" run --config "$folder/city" >"$folder/collector.log" 2>&1 &
 collector=$!; started+=("$collector")
 wait_until "the collector" 60 curl -sf -o /dev/null "http://127.0.0.1:$api/ready"
 wait_until "the collector's subscription" 30 subscribed
-cpu_0=($(cpu_of "$collector")) written_0=$(written_by "$collector") rss_0=$(rss_of "$collector")
+cpu_0=($(cpu_of "$collector")) written_0=$(written_by "$collector") rss_0=$(memory_of "$collector" VmHWM)
 threads_of "$collector" >"$folder/threads-0"
 begun=$(date +%s.%N)
 if [ -n "$perf" ]; then perf record -q -g -F 499 -p "$collector" -o "$folder/perf.data" >/dev/null 2>&1 & sampler=$!; started+=("$sampler"); fi
@@ -78,6 +89,11 @@ loading=$!; started+=("$loading")
     "$(awk '/^VmRSS/ { print $2 }' "/proc/$collector/status")" >>"$folder/looks"
 done) &
 looker=$!; started+=("$looker")
+if [ -n "$store" ]; then
+  # How many lines the store has taken, by the time.
+  (while sleep 0.1; do printf '%s %s\n' "$(date +%s.%N)" "$(metrics | value sitepulse_influx_lines_written)" >>"$folder/lines"; done) &
+  started+=($!)
+fi
 wait "$loading"
 sent=$(json messages "$folder/load.json")
 # All is acknowledged, then all is in the store. At QoS 0 the broker may have dropped some, so that it may end earlier.
@@ -100,7 +116,7 @@ done
 stored_at=$(date +%s.%N)
 if [ -n "$perf" ]; then kill -INT "$sampler"; wait "$sampler" 2>/dev/null || true; fi
 kill "$looker" 2>/dev/null || true
-cpu_1=($(cpu_of "$collector")) written_1=$(written_by "$collector") rss_1=$(rss_of "$collector")
+cpu_1=($(cpu_of "$collector")) written_1=$(written_by "$collector") rss_1=$(memory_of "$collector" VmHWM)
 threads_of "$collector" >"$folder/threads-1"
 
 # 3. the table
@@ -119,13 +135,25 @@ final() { # share: of the distinct waits of windows
   awk '$1 > 0 && $1 != last { print $1; last = $1 }' "$folder/looks" 2>/dev/null | sort -n >"$folder/finals"
   awk -v share="$1" '{ wait[NR] = $1 } END { if (!NR) print "-"; else { at = int(share * NR + 0.999); print wait[at < 1 ? 1 : at] " ms (of " NR ")" } }' "$folder/finals"
 }
+taken() { # s until the other store had 99 % of a minute's rows; not of minutes with which five are over, whose indicators count too
+  awk -v sites="$sites" -v grace="${grace%s}" '
+    { at[NR] = $1; lines[NR] = $2 }
+    END {
+      for (due = int((at[1] - grace) / 60 + 1) * 60 + grace; due < at[NR]; due += 60) {
+        if ((due - grace) % 300 == 0) continue
+        for (i = 1; i <= NR && at[i] <= due + 60; i++)
+          if (at[i] <= due) base = lines[i]
+          else if (lines[i] - base >= 0.99 * sites) { printf "%s%.1f", n++ ? ", " : "", at[i] - due; break }
+      }
+      if (!n) printf "-"
+    }' "$folder/lines"
+}
 applied=$(value sitepulse_readings_applied_total <"$folder/end")
 bare_count=$(json messages "$folder/consume.json")
 bare_rate=$(json messages_per_s "$folder/consume.json")
 bare_user=$(json cpu_user_s "$folder/consume.json") bare_system=$(json cpu_system_s "$folder/consume.json")
 user=$(calc "(${cpu_1[0]} - ${cpu_0[0]}) / 100") system=$(calc "(${cpu_1[1]} - ${cpu_0[1]}) / 100")
 million=$(calc "$heard / 1e6" 6) bare_million=$(calc "$bare_count / 1e6" 6)
-per() { calc "$1 / $2"; }
 echo "$sites sites, rate $rate, ${span} s, QoS $qos, late $late, repeat $repeat; $(nproc) cores, load $(cut -d' ' -f1-3 /proc/loadavg)"
 row "" collector "bare consumer" ratio
 row "messages sent" "$sent" "$sent_bare" ""
@@ -147,6 +175,7 @@ row "acknowledged within, p99" "$(quantile 0.99)" "" ""
 row "longest wait for it, ms" "$(calc "$(value sitepulse_mqtt_ack_wait_us_max <"$folder/end") / 1000" 1)" "" ""
 row "window final in the store after its time, p50" "$(final 0.5)" "" ""
 row "  p99" "$(final 0.99)" "" ""
+if [ -n "$store" ]; then row "a minute's rows in the other store after its time" "$(taken)"; fi
 row "last message to everything stored, s" "$late_by$(calc "$stored_at - $heard_at" 1)" "" ""
 row "messages in the store by then" "$stored" "" ""
 row "readings applied" "$applied" "" ""

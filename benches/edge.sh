@@ -37,15 +37,12 @@ bin=$(realpath "${SITEPULSE_BIN:-target/release/sitepulse}")
 collector_bin=$(realpath "${SITEPULSE_COLLECTOR:-target/gateway/sitepulse}")
 [ -x "$bin" ] || { echo "no $bin: cargo build --release" >&2; exit 1; }
 [ -x "$collector_bin" ] || { echo "no $collector_bin: cargo build --profile gateway --no-default-features" >&2; exit 1; }
-mosquitto=$(command -v mosquitto || echo /usr/sbin/mosquitto)
 name=edge
 . benches/lib.sh
 
-mqtt=$(free_port)
-printf 'listener %s 127.0.0.1\nallow_anonymous true\nuser %s\npersistence false\n' "$mqtt" "$(id -un)" >"$folder/mosquitto.conf"
-"$mosquitto" -c "$folder/mosquitto.conf" >"$folder/mosquitto.log" 2>&1 &
-started+=($!)
-wait_until "the broker" 10 listens "$mqtt"
+# What the broker has by default.
+inflight=20
+start_broker
 park=()
 if ((modbus_devices)); then
   port=$(free_port "$modbus_devices")

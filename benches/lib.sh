@@ -1,4 +1,5 @@
-# What the scripts beside this one share: processes that are cleaned up, ports, /proc, /metrics. To be sourced; wants $name.
+# What the scripts beside this one share: processes that are cleaned up, ports, /proc, /metrics, a broker and its load. To be
+# sourced; wants $name.
 # shellcheck shell=bash
 
 folder=$(mktemp -d "${TMPDIR:-/tmp}/sitepulse-$name.XXXXXX")
@@ -7,7 +8,7 @@ cleanup() {
   # Only what was started here, and it may be gone already.
   for pid in "${started[@]}"; do kill "$pid" 2>/dev/null || true; done
   for pid in "${started[@]}"; do wait "$pid" 2>/dev/null || true; done
-  if [ -n "$keep" ]; then echo "left: $folder"; else rm -rf "$folder"; fi
+  if [ -n "${keep:-}" ]; then echo "left: $folder"; else rm -rf "$folder"; fi
 }
 trap cleanup EXIT
 trap 'exit 130' INT TERM
@@ -50,6 +51,25 @@ value() { # name of a metric: its sum over all labels
   awk -v name="$1" 'index($1, name "{") == 1 || $1 == name { sum += $2 } END { printf "%d\n", sum }'
 }
 json() { sed -n "s/.*\"$1\":\([0-9.]*\).*/\1/p" "$2"; }
-row() { printf '%-46s %14s %14s %8s\n' "$@"; }
+row() { printf '%-46s %14s %14s %8s\n' "$1" "${2:-}" "${3:-}" "${4:-}"; }
 calc() { awk "BEGIN { printf \"%.${2:-2}f\", $1 }"; }
 per() { calc "$1 / ($2 + 1e-9)"; }
+
+mosquitto=$(command -v mosquitto || echo /usr/sbin/mosquitto)
+start_broker() {
+  mqtt=$(free_port)
+  mkdir -p "$folder/broker"
+  printf 'listener %s 127.0.0.1\nallow_anonymous true\nuser %s\npersistence false\nmax_queued_messages 0\nmax_inflight_messages %s\n' \
+    "$mqtt" "$(id -un)" "${inflight:-5000}" >"$folder/mosquitto.conf"
+  "$mosquitto" -c "$folder/mosquitto.conf" >"$folder/mosquitto.log" 2>&1 &
+  broker=$!; started+=("$broker")
+  wait_until "the broker" 10 listens "$mqtt"
+}
+
+load() { # file for the summary
+  local paced=()
+  [ "$rate" = max ] || paced=(--rate "$rate")
+  "$bin" simulate --broker "mqtt://127.0.0.1:$mqtt" --sites "$sites" --qos "${qos:-1}" --for "${span}s" --late "${late:-0}" \
+    --repeat "${repeat:-0}" "${paced[@]}" --json >"$1" 2>>"$folder/simulate.log"
+}
+subscribed() { metrics | grep -q 'sitepulse_part_state{kind="mqtt",name="city"} 3'; }

@@ -25,7 +25,8 @@ done
 
 bin=$(realpath "${SITEPULSE_BIN:-target/release/sitepulse}")
 [ -x "$bin" ] || { echo "no $bin: cargo build --release" >&2; exit 1; }
-. benches/support/run.sh
+name=start
+. benches/lib.sh
 
 start_broker
 api=$(free_port)
@@ -65,7 +66,7 @@ row "messages in the journal" "$sent"
 row "its size, MiB" "$(calc "$journal / 1048576" 0)"
 row "from the start of the process to ready, s" "$(calc "$ready - $begun")"
 row "CPU s of it" "$(calc "($(cpu_of "$collector" | tr ' ' '+')) / 100")"
-row "peak RSS, MiB" "$(calc "$(rss_of "$collector") / 1024" 0)"
+row "peak RSS, MiB" "$(calc "$(memory_of "$collector" VmHWM) / 1024" 0)"
 row "flushes" "$(value sitepulse_pipeline_flushes <"$folder/end")"
 row "messages in the store" "$(value sitepulse_pipeline_stored_messages <"$folder/end")"
 row "readings applied" "$(value sitepulse_readings_applied_total <"$folder/end")"

@@ -110,7 +110,7 @@ struct Asked {
     from: Timestamp,
     to: Timestamp,
     now: Timestamp,
-    devices: Devices,
+    devices: Devices<'static>,
     metric: Option<MetricId>,
     limit: usize,
 }
@@ -140,7 +140,7 @@ pub(super) async fn show(State(server): State<Server>, Query(pairs): Pairs) -> R
     Rows::cut(rows, limit).respond(format)
 }
 
-fn devices_of(params: &Params, inventory: &Inventory) -> Result<Devices, ApiError> {
+fn devices_of(params: &Params, inventory: &Inventory) -> Result<Devices<'static>, ApiError> {
     let Some(site) = params.text("site") else {
         return match params.text("device") {
             None => Ok(Devices::All),

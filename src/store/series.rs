@@ -35,7 +35,7 @@ pub struct SeriesQuery<'a> {
     /// Latest start, exclusive.
     pub to: Timestamp,
     /// Whose roll-ups.
-    pub devices: Devices,
+    pub devices: Devices<'a>,
     /// Of one metric, or of all.
     pub metric: Option<MetricId>,
     /// Now: in a window that is not over, nothing is due after it.
@@ -44,13 +44,15 @@ pub struct SeriesQuery<'a> {
 
 /// Whose roll-ups to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Devices {
+pub enum Devices<'a> {
     /// Everybody's.
     All,
     /// Those of the site with this index in the inventory.
     Site(usize),
     /// One device's.
     One(DeviceId),
+    /// These, in order of their numbers.
+    These(&'a [DeviceId]),
 }
 
 /// A series' roll-up over one window.
@@ -100,6 +102,9 @@ impl Reader {
         let Some((from, to)) = rows_span(&snapshot, query)? else { return Ok(()) };
         let devices: Vec<DeviceId> = match query.devices {
             Devices::One(device) => query.inventory.device(device).into_iter().map(|device| device.id).collect(),
+            Devices::These(these) => {
+                these.iter().copied().filter(|device| query.inventory.device(*device).is_some()).collect()
+            }
             Devices::Site(site) => {
                 query.inventory.devices().iter().filter(|device| device.site == site).map(|device| device.id).collect()
             }

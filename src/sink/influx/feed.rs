@@ -12,10 +12,6 @@ use crate::model::{DeviceId, Timestamp, Window, WindowStart};
 use crate::sink::describe;
 use crate::store::{Devices, Error, Feed, Reader, SeriesQuery, SeriesRow};
 
-/// One window is read in one pass over all devices where at least this part of them has a row to send; else device by
-/// device through the index.
-const SCAN_PART: usize = 8;
-
 /// The next lines of a feed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Batch {
@@ -81,17 +77,10 @@ fn rollups(
     let inventory = context.inventory();
     let mut view = View { reader, inventory: &inventory, context, now: context.clock.now(), lines: &mut batch.lines };
     for (window, devices) in groups {
-        let queries: Vec<Devices> = if devices.len() * SCAN_PART >= inventory.devices().len() {
-            vec![Devices::All]
-        } else {
-            devices.iter().copied().map(Devices::One).collect()
-        };
-        for query in queries {
-            if *stop.borrow() {
-                return Ok(None);
-            }
-            view.read(window, query, &devices)?;
+        if *stop.borrow() {
+            return Ok(None);
         }
+        view.read(window, &devices.into_iter().collect::<Vec<_>>())?;
     }
     batch.empty = wanted.saturating_sub(batch.lines.len() as u64);
     Ok(Some(batch))
@@ -107,33 +96,26 @@ struct View<'a> {
 }
 
 impl View<'_> {
-    /// Adds the lines of those of `query`'s devices that are in `wanted`.
-    fn read(
-        &mut self,
-        (window, start): (Window, WindowStart),
-        query: Devices,
-        wanted: &BTreeSet<DeviceId>,
-    ) -> Result<(), Error> {
+    /// Adds the lines of some devices, which are in order.
+    fn read(&mut self, (window, start): (Window, WindowStart), devices: &[DeviceId]) -> Result<(), Error> {
         let query = SeriesQuery {
             inventory: self.inventory,
             zone: &self.context.zone,
             window,
             from: start,
             to: start.plus_millis(1),
-            devices: query,
+            devices: Devices::These(devices),
             metric: None,
             now: self.now,
         };
         // Rows come in order of device, so a device is complete when the next one begins.
         let mut rows: Vec<SeriesRow> = Vec::new();
         self.reader.visit_series(&query, &mut |row| {
-            if wanted.contains(&row.device) {
-                if rows.last().is_some_and(|last| last.device != row.device) {
-                    self.lines.extend(device_line(self.inventory, &rows));
-                    rows.clear();
-                }
-                rows.push(row);
+            if rows.last().is_some_and(|last| last.device != row.device) {
+                self.lines.extend(device_line(self.inventory, &rows));
+                rows.clear();
             }
+            rows.push(row);
             ControlFlow::Continue(())
         })?;
         self.lines.extend(device_line(self.inventory, &rows));

@@ -151,7 +151,7 @@ impl City {
         SideWriter::open(&self.path).expect("a side writer")
     }
 
-    pub(super) fn query<'a>(&'a self, zone: &'a TimeZone, window: Window, devices: Devices) -> SeriesQuery<'a> {
+    pub(super) fn query<'a>(&'a self, zone: &'a TimeZone, window: Window, devices: Devices<'a>) -> SeriesQuery<'a> {
         SeriesQuery {
             inventory: &self.inventory,
             zone,

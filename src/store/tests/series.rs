@@ -98,7 +98,8 @@ proptest! {
             for device in (0..12).map(DeviceId) {
                 prop_assert_eq!(rows(&reader, &query(Devices::One(device))), of(&|id| id == device));
             }
-            // The first two sites are sought device by device, the last one is scanned.
+            let these = [1, 2, 5, 11].map(DeviceId);
+            prop_assert_eq!(rows(&reader, &query(Devices::These(&these))), of(&|id| these.contains(&id)));
             for (site, span) in [(0, 0..3), (1, 3..4), (2, 4..12)] {
                 prop_assert_eq!(rows(&reader, &query(Devices::Site(site))), of(&|id| span.contains(&id.0)));
             }
