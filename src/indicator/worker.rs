@@ -27,7 +27,7 @@ const WINDOWS_MAX: usize = 256;
 const LOOK: Duration = Duration::from_secs(1);
 const LOOK_MIN: Duration = Duration::from_millis(100);
 /// How soon a stop is seen while waiting.
-const STEP: Duration = Duration::from_millis(50);
+const STEP: Duration = Duration::from_millis(200);
 /// Longest wait after the store failed.
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 

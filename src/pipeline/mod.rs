@@ -51,7 +51,7 @@ use store_health::StoreHealth;
 /// Bytes of records that are read from the journal at a time.
 const READ_BYTES: usize = 256 * 1024;
 /// Longest wait for new records, so that windows become final on time.
-const IDLE_WAIT: Duration = Duration::from_millis(100);
+const IDLE_WAIT: Duration = Duration::from_millis(250);
 /// How long records gather in the journal before they are read: the journal commits far more often than anybody looks.
 const GATHER_WAIT: Duration = Duration::from_millis(25);
 /// How long after its time a window is made final, so that what was underway comes before the flush and not after it, ms.
@@ -268,8 +268,18 @@ impl Driver {
         if self.looked.elapsed() >= self.pipeline.options.flush_interval {
             self.look(now);
         }
-        let finality = self.pipeline.writer.makes_final(now.plus_millis(-FINAL_DELAY_MS));
+        let finality = self.pipeline.writer.makes_final(self.flush_time(now).plus_millis(-FINAL_DELAY_MS));
         self.schedule.is_due(Instant::now(), finality)
+    }
+
+    /// The time by which a flush makes windows final: that of the messages while more of them wait in the journal, so that
+    /// a backlog is not late for its own windows. Never before what is final, so that it looks like no clock that fell back.
+    fn flush_time(&self, now: Timestamp) -> Timestamp {
+        let is_behind = self.roller.position() < self.pipeline.journal.end();
+        let Some(arrival) = self.roller.last_arrival().filter(|_| is_behind) else { return now };
+        let grace_ms = millis(self.pipeline.options.grace);
+        let until = self.pipeline.writer.final_until().map_or(arrival, |until| until.plus_millis(grace_ms));
+        now.min(arrival.max(until))
     }
 
     /// Says what is wrong with topics and the clock.
@@ -322,16 +332,17 @@ impl Driver {
     fn flush(&mut self) -> bool {
         let begun = Instant::now();
         let now = self.pipeline.clock.now();
+        let time = self.flush_time(now);
         self.look(now);
         self.schedule.flushed(begun, 0);
         // What cannot be told now is looked at by the next flush.
         let above_bound = self.pipeline.writer.bound_due().unwrap_or(false);
-        if !self.roller.has_changes() && !self.pipeline.writer.finality_due(now) && !above_bound {
+        if !self.roller.has_changes() && !self.pipeline.writer.finality_due(time) && !above_bound {
             self.note_readiness();
             return true;
         }
         let final_before = self.pipeline.writer.final_until();
-        match write(&self.roller, &mut self.pipeline.writer, now) {
+        match write(&self.roller, &mut self.pipeline.writer, time) {
             Ok(rows) => {
                 self.counters.rows_written.add(rows as u64);
                 self.counters.flushes.add(1);
@@ -347,7 +358,7 @@ impl Driver {
             }
         }
         self.store_health.report(self.pipeline.writer.fill(), now);
-        let position = self.roller.flushed(now, &self.pipeline.writer);
+        let position = self.roller.flushed(time, &self.pipeline.writer);
         self.pipeline.journal.release(position);
         self.counters.stored_messages.set(position.0);
         self.counters.open_windows.set(self.roller.open_windows() as u64);

@@ -80,6 +80,8 @@ pub struct Roller {
     kept_from: Option<Timestamp>,
     ledger: Ledger,
     position: JournalPosition,
+    /// When the message before `position` arrived.
+    last_arrival: Option<Timestamp>,
     dead_letters: Vec<DeadLetter>,
     /// How many of the dead letters are of messages whose readings could not be placed.
     unplaced_letters: usize,
@@ -138,6 +140,7 @@ impl Roller {
             kept_from: writer.kept_from(),
             ledger,
             position,
+            last_arrival: None,
             dead_letters: Vec::new(),
             unplaced_letters: 0,
             clamped: ClampMemory::default(),
@@ -210,6 +213,7 @@ impl Roller {
                     Err(reason) => self.reject(frame, reason),
                 }
                 self.position.0 += 1;
+                self.last_arrival = Some(frame.arrival);
             }
         }
         self.changes = true;
@@ -504,6 +508,11 @@ impl Roller {
     #[must_use]
     pub fn position(&self) -> JournalPosition {
         self.position
+    }
+
+    /// When the last message arrived; `None` before the first one.
+    pub(super) fn last_arrival(&self) -> Option<Timestamp> {
+        self.last_arrival
     }
 
     /// The topics whose messages are rejected at `now`; ends what is over.

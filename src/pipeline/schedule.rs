@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 const ROWS_PER_S: u32 = 1_000;
 /// Longest wait, however much the last flush wrote: what came since is read again after a crash.
 const WAIT_MAX: Duration = Duration::from_mins(1);
-/// Wait before windows are made final, at the most.
-const FINAL_WAIT_MAX: Duration = Duration::from_secs(1);
+/// Shortest time between flushes that make windows final: a backlog passes minutes within a second.
+const FINAL_WAIT: Duration = Duration::from_millis(100);
 
 /// When the next flush is due.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ impl FlushSchedule {
 
     /// Whether a flush is due `now`; `finality` where one would make windows final.
     pub(super) fn is_due(&self, now: Instant, finality: bool) -> bool {
-        let wait = if finality { self.interval.min(FINAL_WAIT_MAX) } else { self.wait };
+        let wait = if finality { self.interval.min(FINAL_WAIT) } else { self.wait };
         now.saturating_duration_since(self.last) >= wait
     }
 }
@@ -48,22 +48,24 @@ mod tests {
     const INTERVAL: Duration = Duration::from_secs(5);
 
     /// How long a flush waits after one that wrote `rows`, whole seconds.
-    fn wait_s(rows: usize, finality: bool) -> u64 {
+    fn wait_s(rows: usize) -> u64 {
         let now = Instant::now();
         let mut schedule = FlushSchedule::new(INTERVAL, now);
         schedule.flushed(now, rows);
-        (0..100).find(|s| schedule.is_due(now + Duration::from_secs(*s), finality)).expect("some time")
+        (0..100).find(|s| schedule.is_due(now + Duration::from_secs(*s), false)).expect("some time")
     }
 
     #[test]
     fn a_flush_waits_the_longer_the_more_the_last_one_wrote_and_a_minute_at_the_most() {
-        assert_eq!([0, 5_999, 12_500, 75_000].map(|rows| wait_s(rows, false)), [5, 5, 12, 60]);
+        assert_eq!([0, 5_999, 12_500, 75_000].map(wait_s), [5, 5, 12, 60]);
     }
 
     #[test]
     fn what_is_to_become_final_does_not_wait() {
-        assert_eq!([0, 75_000].map(|rows| wait_s(rows, true)), [1, 1]);
-        let schedule = FlushSchedule::new(Duration::from_millis(100), Instant::now());
-        assert!(schedule.is_due(schedule.last + Duration::from_millis(100), true));
+        let now = Instant::now();
+        let mut schedule = FlushSchedule::new(INTERVAL, now);
+        schedule.flushed(now, 75_000);
+        let is_due = |wait_ms, finality| schedule.is_due(now + Duration::from_millis(wait_ms), finality);
+        assert!(is_due(100, true) && !is_due(99, true) && !is_due(59_999, false) && is_due(60_000, false));
     }
 }
