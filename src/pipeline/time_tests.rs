@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::tests::{T0, World, frame, listed_with};
+use super::{Driver, write};
 use crate::clock::StepWatch;
 use crate::inventory::{Profile, TimePolicy, TimeRule, TimeUnit};
 use crate::journal::Entry;
@@ -180,4 +181,34 @@ fn a_step_of_the_clock_is_counted_and_told() {
     let snapshot = part.snapshot();
     assert_eq!((snapshot.counters["clock_steps"], snapshot.counters["flushes"]), (1, 1));
     assert!(snapshot.detail.starts_with("rows reach the store; clock stepped back by 8h"), "{}", snapshot.detail);
+}
+
+#[test]
+fn a_backlog_makes_no_window_final_before_its_own_time_and_none_open_again() {
+    let (mut driver, _folder) = World::new().into_driver();
+    let (kept, is_kept) = std::sync::mpsc::channel();
+    let backlog = [0, 600_000].map(|ms| match message(&ahead(ms), 5.0, ms) {
+        Entry::Frame(frame) => frame,
+        Entry::Lost { .. } => unreachable!("a message is a frame"),
+    });
+    let receipt = Box::new(move || kept.send(()).expect("the test waits"));
+    driver.pipeline.journal.inlet().append(backlog.into(), receipt).expect("room");
+    is_kept.recv().expect("the backlog is on disk");
+    let now = driver.pipeline.clock.now();
+    let read_one = |driver: &mut Driver| {
+        let mut entries = Vec::new();
+        driver.reader.read(1, &mut entries).expect("readable");
+        driver.roller.apply(&entries[0], &driver.pipeline.writer).expect("the store answers");
+    };
+    read_one(&mut driver);
+    let first = Timestamp::from_millis(T0);
+    assert_eq!(driver.flush_time(now), first);
+    assert!(driver.flush() && driver.pipeline.writer.final_until() <= Some(first));
+    // What is final by another clock already stays so.
+    write(&driver.roller, &mut driver.pipeline.writer, first.plus_millis(300_000)).expect("the store takes it");
+    let until = driver.pipeline.writer.final_until().expect("something is final");
+    assert!(driver.flush_time(now) > until && !driver.pipeline.writer.finality_due(driver.flush_time(now)));
+    // The end of the backlog is the present.
+    read_one(&mut driver);
+    assert_eq!(driver.flush_time(now), now);
 }
