@@ -240,9 +240,9 @@ pub struct Frame {
     /// How the payload is to be read.
     pub kind: FrameKind,
     /// MQTT topic, or `site/device` of a Modbus poll.
-    pub topic: Box<str>,
+    pub topic: String,
     /// The bytes as they came.
-    pub payload: Box<[u8]>,
+    pub payload: Vec<u8>,
     /// When the frame reached us.
     pub arrival: Timestamp,
 }

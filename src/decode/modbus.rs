@@ -81,7 +81,7 @@ pub const fn width(register: &Register) -> u16 {
 
 /// The payload of a poll that brought `blocks`. Counts beyond 65535 cannot come off the wire and are cut.
 #[must_use]
-pub fn encode_poll(blocks: &[Block]) -> Box<[u8]> {
+pub fn encode_poll(blocks: &[Block]) -> Vec<u8> {
     let count = |len: usize| u16::try_from(len).unwrap_or(u16::MAX);
     let data_bytes: usize = blocks.iter().map(|block| 5 + 2 * block.data.len()).sum();
     let mut out = Vec::with_capacity(3 + data_bytes);
@@ -98,7 +98,7 @@ pub fn encode_poll(blocks: &[Block]) -> Box<[u8]> {
             BlockData::Bits(bits) => out.extend(bits.chunks(8).take(usize::from(u16::MAX).div_ceil(8)).map(pack)),
         }
     }
-    out.into_boxed_slice()
+    out
 }
 
 fn pack(bits: &[bool]) -> u8 {
@@ -386,11 +386,11 @@ mod tests {
         for len in 0..whole.len() {
             assert_eq!(decode(&map, &whole[..len]), Err(Rejection::MalformedPoll), "cut at {len}");
         }
-        let mut longer = whole.to_vec();
+        let mut longer = whole.clone();
         longer.push(0);
         assert_eq!(decode(&map, &longer), Err(Rejection::MalformedPoll));
         for (at, byte) in [(0, 2), (3, 4), (6, 0)] {
-            let mut other = whole.to_vec();
+            let mut other = whole.clone();
             other[at] = byte;
             assert_eq!(decode(&map, &other), Err(Rejection::MalformedPoll), "byte {at}");
         }

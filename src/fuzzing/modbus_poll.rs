@@ -29,7 +29,7 @@ pub fn modbus_poll(data: &[u8]) {
     let ours = encode_poll(&blocks);
     check(&profile, &ours);
     assert!(decode(&profile, &ours).is_ok(), "a poll of our own is refused: {blocks:?}");
-    let mut longer = ours.into_vec();
+    let mut longer = ours;
     longer.push(script.byte());
     assert!(decode(&profile, &longer).is_err(), "a byte too many is taken");
     check(&profile, script.rest());

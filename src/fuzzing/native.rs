@@ -57,7 +57,7 @@ fn frame(message: &[u8]) -> Frame {
     Frame {
         source: Arc::from("east"),
         kind: FrameKind::NativeJson,
-        topic: String::from_utf8_lossy(topic).into_owned().into(),
+        topic: String::from_utf8_lossy(topic).into_owned(),
         payload: payload.into(),
         arrival: ARRIVAL,
     }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::format::{Seed, Sources, decode, encode};
+use super::format::{Seed, Sources, Spare, decode, encode};
 use super::{Folder, Storage};
 use crate::model::Frame;
 
@@ -15,10 +15,14 @@ pub fn encode_records(frames: &[Frame], out: &mut Vec<u8>) {
 
 /// Bodies of records become frames. Returns how many were read.
 pub fn decode_records(frames: &[Frame], records: &[u8]) -> usize {
-    let (mut sources, mut at, mut read) = (Sources::default(), 0, 0);
+    let (mut sources, mut spare) = (Sources::default(), Spare::default());
+    let (mut at, mut read) = (0, 0);
     for frame in frames {
         let end = at + usize::try_from(super::format::record_bytes(frame)).unwrap_or(usize::MAX);
-        read += usize::from(decode(&records[at + super::format::PREFIX_BYTES..end], &mut sources).is_some());
+        if let Some(frame) = decode(&records[at + super::format::PREFIX_BYTES..end], &mut sources, &mut spare) {
+            read += 1;
+            spare.add(frame);
+        }
         at = end;
     }
     read

@@ -180,7 +180,7 @@ mod tests {
             source: "east".into(),
             kind: FrameKind::NativeJson,
             topic: "t".into(),
-            payload: vec![b'x'; payload_bytes].into(),
+            payload: vec![b'x'; payload_bytes],
             arrival: Timestamp::from_millis(0),
         };
         let mut bytes = Vec::new();

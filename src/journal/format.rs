@@ -191,8 +191,37 @@ impl Sources {
     }
 }
 
+/// Frames that nobody needs any more, whose memory the next ones take: a city's messages are read by the million, and
+/// asking for their memory one by one would cost as much as reading them.
+#[derive(Debug, Default)]
+pub(super) struct Spare(Vec<Frame>);
+
+impl Spare {
+    /// Frames that are kept at the most, and bytes of topic and payload of each.
+    const FRAMES_MAX: usize = 4_096;
+    const BYTES_MAX: usize = 4_096;
+
+    /// Takes back a frame.
+    pub(super) fn add(&mut self, frame: Frame) {
+        let bytes = frame.topic.capacity() + frame.payload.capacity();
+        if self.0.len() < Self::FRAMES_MAX && bytes <= Self::BYTES_MAX {
+            self.0.push(frame);
+        }
+    }
+
+    fn texts(&mut self, topic: &str, payload: &[u8]) -> (String, Vec<u8>) {
+        let (mut into_topic, mut into_payload) =
+            self.0.pop().map_or_else(Default::default, |frame| (frame.topic, frame.payload));
+        into_topic.clear();
+        into_topic.push_str(topic);
+        into_payload.clear();
+        into_payload.extend_from_slice(payload);
+        (into_topic, into_payload)
+    }
+}
+
 /// The frame in the body of an intact record; `None` where a later program wrote what this one does not know.
-pub(super) fn decode(body: &[u8], sources: &mut Sources) -> Option<Frame> {
+pub(super) fn decode(body: &[u8], sources: &mut Sources, spare: &mut Spare) -> Option<Frame> {
     let (kind, rest) = body.split_first()?;
     let (arrival, rest) = rest.split_first_chunk::<8>()?;
     let (source, rest) = name(rest)?;
@@ -201,11 +230,13 @@ pub(super) fn decode(body: &[u8], sources: &mut Sources) -> Option<Frame> {
     if usize::try_from(u32::from_le_bytes(*payload_bytes)).ok()? != payload.len() {
         return None;
     }
+    let kind = FrameKind::from_code(*kind)?;
+    let (topic, payload) = spare.texts(topic, payload);
     Some(Frame {
-        kind: FrameKind::from_code(*kind)?,
+        kind,
         source: sources.named(source),
-        topic: topic.into(),
-        payload: payload.into(),
+        topic,
+        payload,
         arrival: Timestamp::from_millis(i64::from_le_bytes(*arrival)),
     })
 }

@@ -5,7 +5,7 @@
 use std::io;
 use std::ops::{ControlFlow, Range};
 
-use super::format::{Sources, decode};
+use super::format::{Sources, Spare, decode};
 use super::judge::{Survey, Verdict, judge_followed, judge_last, survey};
 use super::recovery::{Listed, list};
 use super::segment::Segment;
@@ -145,7 +145,7 @@ fn look_at(
             if position >= positions.end {
                 return ControlFlow::Break(());
             }
-            let frame = decode(found.body, &mut sources);
+            let frame = decode(found.body, &mut sources, &mut Spare::default());
             if let Some(frame) = &frame {
                 let earliest = arrivals.map_or(frame.arrival, |(earliest, _)| earliest);
                 arrivals = Some((earliest, frame.arrival));

@@ -6,7 +6,7 @@ use std::io;
 use std::ops::ControlFlow;
 
 use super::cursor::{Bounds, Cursor, Found};
-use super::format::{HEADER_BYTES, Header, RECORD_BYTES_MIN, Sources, decode, read_header};
+use super::format::{HEADER_BYTES, Header, RECORD_BYTES_MIN, Sources, Spare, decode, read_header};
 use super::segment::Segment;
 use super::storage::{ReadFile, Storage};
 use crate::model::Timestamp;
@@ -157,7 +157,11 @@ pub(super) fn beginning(storage: &dyn Storage, segment: &Segment) -> Beginning {
     let header = header(&mut cursor, segment.first);
     let is_foreign = matches!(header, Ok(Header::Unreadable | Header::Future(_)));
     let bounds = Bounds { records: u64::MAX, bytes: segment.bytes };
-    let first = cursor.next(bounds).ok().flatten().and_then(|found| decode(found.body, &mut Sources::default()));
+    let first = cursor
+        .next(bounds)
+        .ok()
+        .flatten()
+        .and_then(|found| decode(found.body, &mut Sources::default(), &mut Spare::default()));
     Beginning { is_foreign, begun: first.map(|frame| frame.arrival) }
 }
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tracing::error;
 
 use super::cursor::{Bounds, Cursor};
-use super::format::{Sources, decode};
+use super::format::{Sources, Spare, decode};
 use super::patience::Patience;
 use super::segment::Segment;
 use super::shared::{Shared, Stretch};
@@ -23,6 +23,7 @@ pub struct Reader {
     position: u64,
     open: Option<Open>,
     sources: Sources,
+    spare: Spare,
     pub(super) patience: Patience,
 }
 
@@ -40,7 +41,14 @@ struct Budget {
 
 impl Reader {
     pub(super) fn new(shared: Arc<Shared>, from: JournalPosition) -> Self {
-        Self { shared, position: from.0, open: None, sources: Sources::default(), patience: Patience::default() }
+        Self {
+            shared,
+            position: from.0,
+            open: None,
+            sources: Sources::default(),
+            spare: Spare::default(),
+            patience: Patience::default(),
+        }
     }
 
     /// Position of the next record.
@@ -80,6 +88,15 @@ impl Reader {
             }
         }
         Ok(budget.entries)
+    }
+
+    /// Takes back entries that were read, whose memory the next ones take.
+    pub fn give_back(&mut self, entries: impl Iterator<Item = Entry>) {
+        for entry in entries {
+            if let Entry::Frame(frame) = entry {
+                self.spare.add(frame);
+            }
+        }
     }
 
     /// Waits until there is something to read, at most `timeout`. Returns whether there is.
@@ -133,7 +150,8 @@ impl Reader {
             };
             let (body, lost, damaged) = (found.body, found.lost, found.damaged);
             let bytes = body.len();
-            let entry = decode(body, &mut self.sources).map_or(Entry::Lost { records: 1 }, Entry::Frame);
+            let entry =
+                decode(body, &mut self.sources, &mut self.spare).map_or(Entry::Lost { records: 1 }, Entry::Frame);
             let position = open.first + open.cursor.index() - 1;
             if damaged {
                 error!(from = position - lost, until = position, "records of the journal are lost");

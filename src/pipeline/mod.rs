@@ -316,7 +316,7 @@ impl Driver {
             }
             taken += 1;
         }
-        entries.drain(..taken);
+        self.reader.give_back(entries.drain(..taken));
         self.counters.damaged_rows.set(self.roller.damaged_rows());
         self.pipeline.board.post(self.roller.ledger(), self.roller.position());
         match failure {

@@ -91,13 +91,7 @@ mod tests {
 
     fn frame(topic: &str, at: i64) -> Frame {
         let arrival = Timestamp::from_millis(at);
-        Frame {
-            source: "east".into(),
-            kind: FrameKind::NativeJson,
-            topic: topic.into(),
-            payload: Box::default(),
-            arrival,
-        }
+        Frame { source: "east".into(), kind: FrameKind::NativeJson, topic: topic.into(), payload: Vec::new(), arrival }
     }
 
     #[test]

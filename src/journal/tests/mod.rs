@@ -30,8 +30,8 @@ fn frame_of(number: u64, payload: Vec<u8>) -> Frame {
     Frame {
         source: Arc::from("east"),
         kind: FrameKind::NativeJson,
-        topic: format!("telemetry/base_station/350102/s{number:04}/d").into(),
-        payload: payload.into(),
+        topic: format!("telemetry/base_station/350102/s{number:04}/d"),
+        payload,
         arrival: Timestamp::from_millis(EPOCH_MS + i64::try_from(number).expect("small")),
     }
 }
@@ -226,4 +226,19 @@ fn what_comes_within_the_commit_interval_is_synced_together() {
     // A journal that is closed does not wait for more.
     journal.close();
     assert_eq!((acked.load(Ordering::Relaxed), part.snapshot().counters["syncs"]), (3, 1));
+}
+
+#[test]
+fn a_frame_in_the_memory_of_an_earlier_one_is_what_was_written() {
+    let mut bench = Bench::open(&SimulatedDisk::default(), options(), 0);
+    let lengths = (0..).zip([90, 60, 30, 90]);
+    let sent: Vec<Frame> = lengths.map(|(number, bytes)| frame_of(number, vec![b'x'; bytes])).collect();
+    bench.inlet().append(sent.clone(), Box::new(|| ())).map_err(|refused| refused.cause).expect("taken");
+    assert_eq!(bench.writer.round(), Round::Committed);
+    let (mut reader, mut entries) = (bench.reader(0), Vec::new());
+    for frame in sent {
+        assert_eq!(reader.read(1, &mut entries).expect("readable"), 1);
+        assert_eq!(entries, [Entry::Frame(frame)]);
+        reader.give_back(entries.drain(..));
+    }
 }

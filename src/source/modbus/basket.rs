@@ -130,8 +130,8 @@ mod tests {
         Frame {
             source: Arc::from("modbus"),
             kind: FrameKind::ModbusPoll,
-            topic: format!("S/d{number}").into(),
-            payload: vec![0; bytes].into(),
+            topic: format!("S/d{number}"),
+            payload: vec![0; bytes],
             arrival: Timestamp::from_millis(0),
         }
     }

@@ -39,7 +39,7 @@ const REFUSED_FIRST: Duration = Duration::from_secs(1);
 /// A device as this endpoint polls it.
 struct Target {
     /// `site/device`.
-    topic: Box<str>,
+    topic: String,
     /// Index of its site.
     site: usize,
     unit: u8,
@@ -176,7 +176,7 @@ impl Endpoint {
         for device in devices {
             let Some(unit) = unit_of(device) else { continue };
             let Ok(unit_index) = units.binary_search(&unit) else { continue };
-            let topic = format!("{}/{}", around.inventory.site_of(device).id, device.name).into_boxed_str();
+            let topic = format!("{}/{}", around.inventory.site_of(device).id, device.name);
             let requests = plan(&device.profile, around.options.gap_registers_max);
             let requests: Vec<_> = requests.into_iter().map(Planned::new).collect();
             if requests.is_empty() {

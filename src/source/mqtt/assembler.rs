@@ -26,7 +26,7 @@ pub(super) enum Incoming {
 /// One PUBLISH at QoS 0 or 1.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Message {
-    pub(super) topic: Box<str>,
+    pub(super) topic: String,
     /// The packet identifier to acknowledge; `None` at QoS 0.
     pub(super) packet_id: Option<u16>,
     pub(super) body: Body,
@@ -36,9 +36,9 @@ pub(super) struct Message {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Body {
     /// The whole payload.
-    Whole(Box<[u8]>),
+    Whole(Vec<u8>),
     /// The first bytes of a payload over the limit; the rest was passed over.
-    Oversize(Box<[u8]>),
+    Oversize(Vec<u8>),
 }
 
 /// Bytes that a broker must not send. The connection cannot be read any further.
@@ -198,7 +198,7 @@ fn check_first_byte(first: u8) -> Result<(), Malformed> {
 fn taken(read: Result<Packet, CodecError>) -> Result<Option<Incoming>, Malformed> {
     match read {
         Ok(Packet::Publish(publish)) => Ok(Some(Incoming::Message(Message {
-            topic: publish.topic.into_boxed_str(),
+            topic: publish.topic,
             packet_id: (publish.pkid != 0).then_some(publish.pkid),
             // Copied: the codec's bytes would keep the whole read buffer alive.
             body: Body::Whole(publish.payload.as_ref().into()),

@@ -60,7 +60,7 @@ fn conversation() -> (Vec<u8>, Vec<Incoming>) {
         Incoming::ConnAck(connack),
         message("a", Some(7), Body::Whole(b"early".as_slice().into())),
         Incoming::SubAck(suback),
-        message("a/b", None, Body::Whole(Box::default())),
+        message("a/b", None, Body::Whole(Vec::new())),
         message("at/the/limit", Some(8), Body::Whole(long[..LIMIT].into())),
         message("over/it", Some(9), head()),
         message("over/it/at/qos/0", None, head()),

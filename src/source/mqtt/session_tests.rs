@@ -81,7 +81,7 @@ fn suback(codes: [SubscribeReasonCode; 2]) -> Incoming {
 }
 
 fn message(packet_id: u16) -> Incoming {
-    Incoming::Message(Message { topic: "t".into(), packet_id: Some(packet_id), body: Body::Whole(Box::default()) })
+    Incoming::Message(Message { topic: "t".into(), packet_id: Some(packet_id), body: Body::Whole(Vec::new()) })
 }
 
 #[test]
