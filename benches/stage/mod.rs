@@ -15,7 +15,7 @@ use sitepulse::model::{Frame, MetricId, Timestamp};
 use sitepulse::rollup::DeviceWindow;
 
 use crate::Request;
-use crate::support::{Line, median, per};
+use crate::support::{Line, measure, median, per};
 
 /// A stage: its name, whether it is part of the whole path, and what measures it.
 type Stage = (&'static str, bool, fn(&Request, &Path) -> Line);
@@ -27,11 +27,12 @@ pub(crate) const FLUSH_INTERVAL_S: usize = 60;
 /// Seconds of a city at 1 Hz that a stage is measured over where a minute would be too long.
 const SAMPLE_S: usize = 5;
 
-pub(crate) const ALL: [Stage; 14] = [
+pub(crate) const ALL: [Stage; 15] = [
     ("mqtt", true, mqtt),
     ("frame", true, frame),
     ("append", true, append),
-    ("unframe", true, unframe),
+    ("read", true, read),
+    ("unframe", false, unframe),
     ("decode", true, decode),
     ("lookup", true, look_up),
     ("rollup", true, roll_up),
@@ -102,6 +103,16 @@ fn unframe(request: &Request, _: &Path) -> Line {
     Line { stage: "unframe", ns: per(ns, frames.len()), floor_ns: None, note }
 }
 
+/// The journal read back from its files, which the system has in memory still.
+fn read(request: &Request, folder: &Path) -> Line {
+    let (_, frames) = messages(request.sites);
+    let folder = tempfile::tempdir_in(folder).expect("a folder");
+    let (count, journal) = (frames.len(), bench::journal::filled(folder.path(), frames, GROUP_MESSAGES));
+    let ns = median(request.samples, || (), |()| bench::journal::read_all(&journal));
+    let note = "records read from the journal, checked, made frames".to_owned();
+    Line { stage: "read", ns: per(ns, count), floor_ns: None, note }
+}
+
 fn decode(request: &Request, _: &Path) -> Line {
     let (_, frames) = messages(request.sites);
     let ns = median(
@@ -129,23 +140,21 @@ fn look_up(request: &Request, folder: &Path) -> Line {
     Line { stage: "lookup", ns: per(ns, frames.len()), floor_ns: Some(29.0), note }
 }
 
-/// What the roller does beyond decoding and looking up: windows found, readings merged, everything counted.
+/// What the roller does beyond decoding and looking up: windows made and found, readings merged, everything counted. A
+/// whole minute of it, since windows grow.
 fn roll_up(request: &Request, folder: &Path) -> Line {
     let (mut city, _) = messages(request.sites);
-    // The windows are made before: that comes once a minute.
-    let (first, entries) = (entries(&mut city, 0..1), entries(&mut city, 1..SAMPLE_S + 1));
-    let fresh = || {
-        let folder = tempfile::tempdir_in(folder).expect("a folder");
-        let (mut roller, writer) = bench::roller_and_writer(&city, folder.path()).expect("a store");
-        bench::roller::apply(&mut roller, &first, &writer).expect("a store");
-        (roller, writer, folder)
-    };
-    let ns = median(request.samples, fresh, |(roller, writer, _)| {
-        bench::roller::apply(roller, &entries, writer).expect("a store");
-    });
+    let folder_of_store = tempfile::tempdir_in(folder).expect("a folder");
+    let (mut roller, writer) = bench::roller_and_writer(&city, folder_of_store.path()).expect("a store");
+    let (mut ns, mut count) = (0.0, 0);
+    for second in (0..FLUSH_INTERVAL_S).step_by(request.interval_s) {
+        let entries = entries(&mut city, second..second + 1);
+        ns += measure(|| bench::roller::apply(&mut roller, &entries, &writer).expect("a store")).0;
+        count += entries.len();
+    }
     let rest = decode(request, folder).ns + look_up(request, folder).ns;
-    let note = format!("roller without decode and lookup; with them {:.0} ns", per(ns, entries.len()));
-    Line { stage: "rollup", ns: per(ns, entries.len()) - rest, floor_ns: Some(220.0), note }
+    let note = format!("roller without decode and lookup; with them {:.0} ns", per(ns, count));
+    Line { stage: "rollup", ns: per(ns, count) - rest, floor_ns: Some(220.0), note }
 }
 
 /// Messages of every site for each of some seconds.
@@ -182,17 +191,20 @@ fn merge(request: &Request, _: &Path) -> Line {
     Line { stage: "merge", ns: per(ns, order.len() * SAMPLE_S), floor_ns: Some(220.0), note }
 }
 
-/// A roller whose windows hold a minute's messages of every site.
+/// A roller whose windows hold a minute's messages of every site, over a store that has the minute before.
 fn filled(request: &Request, folder: &Path) -> impl FnMut() -> Filled {
     let (mut city, _) = messages(request.sites);
-    let folder = folder.to_owned();
+    let (folder, interval_s) = (folder.to_owned(), request.interval_s);
     move || {
         let folder = tempfile::tempdir_in(&folder).expect("a folder");
         let (mut roller, mut writer) = bench::roller_and_writer(&city, folder.path()).expect("a store");
-        // Names come with the first flush only.
-        bench::roller::flush(&mut roller, &mut writer, Timestamp::from_millis(START_MS)).expect("a store");
-        for second in (0..FLUSH_INTERVAL_S).step_by(request.interval_s) {
-            bench::roller::apply(&mut roller, &entries(&mut city, second..second + 1), &writer).expect("a store");
+        for minute in 0..2 {
+            // Names come with the first flush, and the log has its length from the second on.
+            let now = Timestamp::from_millis(at_ms(minute * FLUSH_INTERVAL_S));
+            bench::roller::flush(&mut roller, &mut writer, now).expect("a store");
+            for second in (minute * FLUSH_INTERVAL_S..(minute + 1) * FLUSH_INTERVAL_S).step_by(interval_s) {
+                bench::roller::apply(&mut roller, &entries(&mut city, second..second + 1), &writer).expect("a store");
+            }
         }
         Filled { roller, writer, folder }
     }
@@ -217,7 +229,7 @@ fn pack(request: &Request, folder: &Path) -> Line {
 fn flush(request: &Request, folder: &Path) -> Line {
     let (mut rows, mut bytes) = (0, 0);
     let fresh = filled(request, folder);
-    let now = Timestamp::from_millis(at_ms(FLUSH_INTERVAL_S));
+    let now = Timestamp::from_millis(at_ms(2 * FLUSH_INTERVAL_S));
     let ns = median(request.samples, fresh, |filled| {
         rows = bench::roller::flush(&mut filled.roller, &mut filled.writer, now).expect("a store");
         bytes = bytes_of(&filled.folder.path().join("sitepulse.db-wal"));
