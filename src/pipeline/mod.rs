@@ -78,7 +78,7 @@ pub enum Unregistered {
 /// How readings are rolled up and flushed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// Time between flushes to the store that write little; one that writes much makes the next one wait longer.
+    /// Time between flushes to the store where few windows are open; longer where many are.
     pub flush_interval: Duration,
     /// How far ahead of its arrival an event time may lie.
     pub future_limit: Duration,
@@ -268,8 +268,9 @@ impl Driver {
         if self.looked.elapsed() >= self.pipeline.options.flush_interval {
             self.look(now);
         }
-        let finality = self.pipeline.writer.makes_final(self.flush_time(now).plus_millis(-FINAL_DELAY_MS));
-        self.schedule.is_due(Instant::now(), finality)
+        let time = self.flush_time(now);
+        let finality = self.pipeline.writer.makes_final(time.plus_millis(-FINAL_DELAY_MS));
+        self.schedule.is_due(Instant::now(), finality, self.roller.unfinished_windows(time))
     }
 
     /// The time by which a flush makes windows final: that of the messages while more of them wait in the journal, so that
@@ -334,7 +335,7 @@ impl Driver {
         let now = self.pipeline.clock.now();
         let time = self.flush_time(now);
         self.look(now);
-        self.schedule.flushed(begun, 0);
+        self.schedule.flushed(begun);
         // What cannot be told now is looked at by the next flush.
         let above_bound = self.pipeline.writer.bound_due().unwrap_or(false);
         if !self.roller.has_changes() && !self.pipeline.writer.finality_due(time) && !above_bound {
@@ -347,7 +348,6 @@ impl Driver {
                 self.counters.rows_written.add(rows as u64);
                 self.counters.flushes.add(1);
                 let took = begun.elapsed().as_micros();
-                self.schedule.flushed(begun, rows);
                 self.counters.flush_us.add(u64::try_from(took).unwrap_or(u64::MAX));
                 self.note_final(final_before);
             }

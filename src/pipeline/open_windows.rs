@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::stored_rows::StoredRows;
-use crate::model::{DeviceId, WindowStart};
+use crate::model::{BASE_WINDOW_MS, DeviceId, Timestamp, WindowStart};
 use crate::rollup::DeviceWindow;
 
 /// An open window.
@@ -21,7 +21,8 @@ pub(super) struct Open {
 pub(super) struct OpenWindows {
     /// By device, each in order of start; mostly one, after the end of a minute two.
     by_device: Vec<Vec<Open>>,
-    count: usize,
+    /// How many there are by their start.
+    starts: BTreeMap<WindowStart, usize>,
     bytes: usize,
 }
 
@@ -56,7 +57,7 @@ impl OpenWindows {
                 Err(place) => {
                     let window = make()?;
                     self.bytes += window.memory_bytes();
-                    self.count += 1;
+                    *self.starts.entry(start).or_default() += 1;
                     windows.reserve_exact(usize::from(windows.len() < 2));
                     windows.insert(place, Open { window, changed: false });
                     place
@@ -81,7 +82,12 @@ impl OpenWindows {
 
     /// How many there are.
     pub(super) fn len(&self) -> usize {
-        self.count
+        self.starts.values().sum()
+    }
+
+    /// How many of them end after `until`.
+    pub(super) fn ending_after(&self, until: Timestamp) -> usize {
+        self.starts.range(until.plus_millis(1 - BASE_WINDOW_MS)..).map(|(_, count)| count).sum()
     }
 
     /// Those that the store does not have as they are, in order of (start, device).
@@ -105,7 +111,8 @@ impl OpenWindows {
         keeps: impl Fn(WindowStart) -> bool,
     ) -> Option<WindowStart> {
         let mut newest = None;
-        (self.count, self.bytes) = (0, 0);
+        self.starts.clear();
+        self.bytes = 0;
         for (device, windows) in (0..).map(DeviceId).zip(&mut self.by_device) {
             windows.retain_mut(|open| {
                 let start = open.window.start;
@@ -116,7 +123,8 @@ impl OpenWindows {
                 let bytes = self.bytes + open.window.memory_bytes();
                 let kept = keeps(start) && bytes <= bytes_max;
                 if kept {
-                    (self.count, self.bytes) = (self.count + 1, bytes);
+                    *self.starts.entry(start).or_default() += 1;
+                    self.bytes = bytes;
                 }
                 kept
             });

@@ -532,6 +532,11 @@ impl Roller {
         self.windows.len()
     }
 
+    /// Number of open windows that are not over at `now`: what a flush writes of them is written again later.
+    pub(super) fn unfinished_windows(&self, now: Timestamp) -> usize {
+        self.windows.ending_after(now)
+    }
+
     /// Rows of the store that could not be read and were begun anew.
     #[must_use]
     pub fn damaged_rows(&self) -> u64 {

@@ -1,14 +1,15 @@
 //! When the pipeline writes to the store.
 //!
 //! A row that is written while its window is open is written again later. For few devices that costs nothing, and people
-//! see what is going on; for a city it would be most of the work, and of the wear of the disk. So the more a flush wrote,
-//! the longer the next one waits. Where windows are to become final it does not wait.
+//! see what is going on; for a city it would be most of the work, and of the wear of the disk. So the more open windows a
+//! flush would write, the longer it waits. Where windows are to become final it does not wait, nor for a backlog, whose
+//! windows are over.
 
 use std::time::{Duration, Instant};
 
-/// Rows a second that flushes write, on average and at the most, while nothing becomes final.
+/// Rows a second of open windows that flushes write, on average and at the most, while nothing becomes final.
 const ROWS_PER_S: u32 = 1_000;
-/// Longest wait, however much the last flush wrote: what came since is read again after a crash.
+/// Longest wait, however much is open: what came since is read again after a crash.
 const WAIT_MAX: Duration = Duration::from_mins(1);
 /// Shortest time between flushes that make windows final: a backlog passes minutes within a second.
 const FINAL_WAIT: Duration = Duration::from_millis(100);
@@ -18,26 +19,28 @@ const FINAL_WAIT: Duration = Duration::from_millis(100);
 pub(super) struct FlushSchedule {
     interval: Duration,
     last: Instant,
-    wait: Duration,
 }
 
 impl FlushSchedule {
     /// A schedule that begins `now`, with `interval` between flushes that write little.
     pub(super) const fn new(interval: Duration, now: Instant) -> Self {
-        Self { interval, last: now, wait: interval }
+        Self { interval, last: now }
     }
 
-    /// Notes a flush that was begun `now` and how many rows it wrote.
-    pub(super) fn flushed(&mut self, now: Instant, rows: usize) {
-        let rows = u32::try_from(rows).unwrap_or(u32::MAX);
-        let wait = Duration::from_secs(1) * (rows / ROWS_PER_S);
-        (self.last, self.wait) = (now, wait.min(WAIT_MAX).max(self.interval));
+    /// Notes a flush that was begun `now`.
+    pub(super) fn flushed(&mut self, now: Instant) {
+        self.last = now;
     }
 
-    /// Whether a flush is due `now`; `finality` where one would make windows final.
-    pub(super) fn is_due(&self, now: Instant, finality: bool) -> bool {
-        let wait = if finality { self.interval.min(FINAL_WAIT) } else { self.wait };
-        now.saturating_duration_since(self.last) >= wait
+    /// Whether a flush is due `now`, with `unfinished` windows that are not over; `finality` where it would make windows
+    /// final.
+    pub(super) fn is_due(&self, now: Instant, finality: bool, unfinished: usize) -> bool {
+        let passed = now.saturating_duration_since(self.last);
+        if finality {
+            return passed >= self.interval.min(FINAL_WAIT);
+        }
+        let rows = u32::try_from(unfinished).unwrap_or(u32::MAX);
+        passed >= (Duration::from_secs(1) * (rows / ROWS_PER_S)).min(WAIT_MAX).max(self.interval)
     }
 }
 
@@ -47,25 +50,21 @@ mod tests {
 
     const INTERVAL: Duration = Duration::from_secs(5);
 
-    /// How long a flush waits after one that wrote `rows`, whole seconds.
-    fn wait_s(rows: usize) -> u64 {
-        let now = Instant::now();
-        let mut schedule = FlushSchedule::new(INTERVAL, now);
-        schedule.flushed(now, rows);
-        (0..100).find(|s| schedule.is_due(now + Duration::from_secs(*s), false)).expect("some time")
-    }
-
     #[test]
-    fn a_flush_waits_the_longer_the_more_the_last_one_wrote_and_a_minute_at_the_most() {
-        assert_eq!([0, 5_999, 12_500, 75_000].map(wait_s), [5, 5, 12, 60]);
+    fn a_flush_waits_the_longer_the_more_is_open_and_a_minute_at_the_most() {
+        let now = Instant::now();
+        let schedule = FlushSchedule::new(INTERVAL, now);
+        let is_due = |seconds, open| schedule.is_due(now + Duration::from_secs(seconds), false, open);
+        let wait = |open| (0..100).find(|seconds| is_due(*seconds, open)).expect("some time");
+        assert_eq!([0, 5_999, 12_500, 75_000].map(wait), [5, 5, 12, 60]);
     }
 
     #[test]
     fn what_is_to_become_final_does_not_wait() {
         let now = Instant::now();
         let mut schedule = FlushSchedule::new(INTERVAL, now);
-        schedule.flushed(now, 75_000);
-        let is_due = |wait_ms, finality| schedule.is_due(now + Duration::from_millis(wait_ms), finality);
+        schedule.flushed(now + INTERVAL);
+        let is_due = |ms, finality| schedule.is_due(now + INTERVAL + Duration::from_millis(ms), finality, 75_000);
         assert!(is_due(100, true) && !is_due(99, true) && !is_due(59_999, false) && is_due(60_000, false));
     }
 }
