@@ -276,11 +276,13 @@ impl Driver {
     /// The time by which a flush makes windows final: that of the messages while more of them wait in the journal, so that
     /// a backlog is not late for its own windows. Never before what is final, so that it looks like no clock that fell back.
     fn flush_time(&self, now: Timestamp) -> Timestamp {
-        let is_behind = self.roller.position() < self.pipeline.journal.end();
-        let Some(arrival) = self.roller.last_arrival().filter(|_| is_behind) else { return now };
+        if self.roller.position() >= self.pipeline.journal.end() {
+            return now;
+        }
         let grace_ms = millis(self.pipeline.options.grace);
-        let until = self.pipeline.writer.final_until().map_or(arrival, |until| until.plus_millis(grace_ms));
-        now.min(arrival.max(until))
+        let until = self.pipeline.writer.final_until().map(|until| until.plus_millis(grace_ms));
+        // Neither is known only of a new store before the first message.
+        self.roller.last_arrival().max(until).map_or(now, |time| time.min(now))
     }
 
     /// Says what is wrong with topics and the clock.
@@ -335,16 +337,18 @@ impl Driver {
         let now = self.pipeline.clock.now();
         let time = self.flush_time(now);
         self.look(now);
-        self.schedule.flushed(begun);
+        self.schedule.begun(begun);
         // What cannot be told now is looked at by the next flush.
         let above_bound = self.pipeline.writer.bound_due().unwrap_or(false);
         if !self.roller.has_changes() && !self.pipeline.writer.finality_due(time) && !above_bound {
+            self.schedule.succeeded();
             self.note_readiness();
             return true;
         }
         let final_before = self.pipeline.writer.final_until();
         match write(&self.roller, &mut self.pipeline.writer, time) {
             Ok(rows) => {
+                self.schedule.succeeded();
                 self.counters.rows_written.add(rows as u64);
                 self.counters.flushes.add(1);
                 let took = begun.elapsed().as_micros();

@@ -19,17 +19,23 @@ const FINAL_WAIT: Duration = Duration::from_millis(100);
 pub(super) struct FlushSchedule {
     interval: Duration,
     last: Instant,
+    failed: bool,
 }
 
 impl FlushSchedule {
     /// A schedule that begins `now`, with `interval` between flushes that write little.
     pub(super) const fn new(interval: Duration, now: Instant) -> Self {
-        Self { interval, last: now }
+        Self { interval, last: now, failed: false }
     }
 
-    /// Notes a flush that was begun `now`.
-    pub(super) fn flushed(&mut self, now: Instant) {
-        self.last = now;
+    /// Notes a flush that is begun `now`. Until it has succeeded it counts as failed.
+    pub(super) fn begun(&mut self, now: Instant) {
+        (self.last, self.failed) = (now, true);
+    }
+
+    /// Notes that the flush that was begun last has succeeded.
+    pub(super) fn succeeded(&mut self) {
+        self.failed = false;
     }
 
     /// Whether a flush is due `now`, with `unfinished` windows that are not over; `finality` where it would make windows
@@ -38,6 +44,9 @@ impl FlushSchedule {
         let passed = now.saturating_duration_since(self.last);
         if finality {
             return passed >= self.interval.min(FINAL_WAIT);
+        }
+        if self.failed {
+            return passed >= self.interval;
         }
         let rows = u32::try_from(unfinished).unwrap_or(u32::MAX);
         passed >= (Duration::from_secs(1) * (rows / ROWS_PER_S)).min(WAIT_MAX).max(self.interval)
@@ -63,8 +72,18 @@ mod tests {
     fn what_is_to_become_final_does_not_wait() {
         let now = Instant::now();
         let mut schedule = FlushSchedule::new(INTERVAL, now);
-        schedule.flushed(now + INTERVAL);
+        schedule.begun(now + INTERVAL);
+        schedule.succeeded();
         let is_due = |ms, finality| schedule.is_due(now + INTERVAL + Duration::from_millis(ms), finality, 75_000);
         assert!(is_due(100, true) && !is_due(99, true) && !is_due(59_999, false) && is_due(60_000, false));
+    }
+
+    #[test]
+    fn a_flush_that_failed_is_tried_again_after_the_interval_however_much_is_open() {
+        let now = Instant::now();
+        let mut schedule = FlushSchedule::new(INTERVAL, now);
+        schedule.begun(now);
+        assert!(schedule.is_due(now + INTERVAL, false, 75_000));
+        assert!(!schedule.is_due(now + INTERVAL / 2, false, 75_000));
     }
 }

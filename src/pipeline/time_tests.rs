@@ -8,7 +8,7 @@ use crate::clock::StepWatch;
 use crate::inventory::{Profile, TimePolicy, TimeRule, TimeUnit};
 use crate::journal::Entry;
 use crate::ledger::{Invalid, Rejection};
-use crate::model::{Timestamp, Window};
+use crate::model::{Timestamp, Window, millis};
 
 const METER: &str = "telemetry/base_station/350102/B_1/meter";
 const DAY: i64 = 86_400_000;
@@ -185,7 +185,10 @@ fn a_step_of_the_clock_is_counted_and_told() {
 
 #[test]
 fn a_backlog_makes_no_window_final_before_its_own_time_and_none_open_again() {
-    let (mut driver, _folder) = World::new().into_driver();
+    let mut world = World::new();
+    let first = Timestamp::from_millis(T0);
+    world.flush(first);
+    let (mut driver, _folder) = world.into_driver();
     let (kept, is_kept) = std::sync::mpsc::channel();
     let backlog = [0, 600_000].map(|ms| match message(&ahead(ms), 5.0, ms) {
         Entry::Frame(frame) => frame,
@@ -200,8 +203,10 @@ fn a_backlog_makes_no_window_final_before_its_own_time_and_none_open_again() {
         driver.reader.read(1, &mut entries).expect("readable");
         driver.roller.apply(&entries[0], &driver.pipeline.writer).expect("the store answers");
     };
+    // What was final stays so, and nothing more before the first message is read.
+    let grace_ms = millis(driver.pipeline.options.grace);
+    assert_eq!(Some(driver.flush_time(now)), driver.pipeline.writer.final_until().map(|at| at.plus_millis(grace_ms)));
     read_one(&mut driver);
-    let first = Timestamp::from_millis(T0);
     assert_eq!(driver.flush_time(now), first);
     assert!(driver.flush() && driver.pipeline.writer.final_until() <= Some(first));
     // What is final by another clock already stays so.
