@@ -99,7 +99,7 @@ fn roll_up(frames: Vec<Frame>, inventory: &SharedInventory, writer: &Writer) {
     let mut applied = 0;
     for pass in 1..=2 {
         for entry in &entries {
-            roller.apply(entry, writer).expect("an empty store can be read");
+            roller.apply(entry, None, writer).expect("an empty store can be read");
         }
         let received = pass * entries.len() as u64;
         assert_eq!(roller.position(), JournalPosition(received));

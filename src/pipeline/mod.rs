@@ -15,6 +15,7 @@ mod roller;
 mod schedule;
 mod store_health;
 mod stored_rows;
+mod topics;
 
 #[cfg(test)]
 mod late_tests;
@@ -306,14 +307,15 @@ impl Driver {
         }
         let mut taken = 0;
         let mut failure = None;
+        let mut found = [None; AHEAD];
         for (index, entry) in entries.iter().enumerate() {
             if index % AHEAD == 0 {
-                self.roller.look_ahead(&entries[index..]);
+                found = self.roller.look_ahead(&entries[index..]);
             }
             if self.roller.open_bytes() >= self.pipeline.options.open_windows_bytes_max {
                 break;
             }
-            if let Err(error) = self.roller.apply(entry, &self.pipeline.writer) {
+            if let Err(error) = self.roller.apply(entry, found[index % AHEAD], &self.pipeline.writer) {
                 failure = Some(error);
                 break;
             }

@@ -70,9 +70,11 @@ impl OpenWindows {
     }
 
     /// Looks at what a reading of each of `devices` will probably touch; what it gives means nothing.
-    pub(super) fn look(&self, devices: impl Iterator<Item = DeviceId>) -> usize {
-        let newest = devices.filter_map(|device| self.by_device.get(device.index())?.last());
-        newest.map(|open| open.window.look()).sum()
+    pub(super) fn look<const N: usize>(&self, devices: [Option<DeviceId>; N]) -> usize {
+        // Each step waits for what the one before has found, so all take it together.
+        let newest = devices.map(|device| self.by_device.get(device?.index())?.last());
+        let heads = newest.iter().flatten().filter(|open| open.changed).count();
+        heads + newest.iter().flatten().map(|open| open.window.look()).sum::<usize>()
     }
 
     /// Bytes that they take, near enough for a bound.

@@ -122,6 +122,13 @@ impl Plans {
         self.by_device.push(Plan { layout, interval_ms, registered, extra: None });
     }
 
+    /// Looks at what a message of each of `devices` will need; what it gives means nothing.
+    pub(super) fn look<const N: usize>(&self, devices: [Option<DeviceId>; N]) -> usize {
+        let plans = devices.into_iter().flatten().filter_map(|device| self.get(device));
+        // A plan may lie in two lines of the cache.
+        plans.map(|plan| usize::from(plan.registered) + usize::from(plan.layout.has_counters)).sum()
+    }
+
     pub(super) fn len(&self) -> usize {
         self.by_device.len()
     }

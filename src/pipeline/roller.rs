@@ -6,30 +6,26 @@
 #[cfg(feature = "bench")]
 #[path = "roller_bench.rs"]
 pub mod bench;
+mod unlisted;
 
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::{Arc, PoisonError};
 
-use foldhash::fast::RandomState;
-use hashbrown::HashMap;
 use tracing::error;
 
+use super::Options;
 use super::arrival::{ClampMemory, Known, Place, limits};
 use super::open_windows::OpenWindows;
 use super::plan::Plans;
-use super::registry::unlisted;
 use super::rejections::Rejections;
 use super::stored_rows::StoredRows;
-use super::{Options, Unregistered};
+use super::topics::Topics;
 use crate::decode::event_time::{self, GivenTime};
 use crate::decode::modbus;
 use crate::decode::native::{self, NativeMessage};
-use crate::decode::topic::Topic;
 use crate::health::Trouble;
-use crate::inventory::{
-    Inventory, KIND_RESERVED, Profile, SharedInventory, TimePolicy, UnknownMetrics, check_unlisted,
-};
+use crate::inventory::SharedInventory;
 use crate::journal::Entry;
 use crate::ledger::{Counts, EXPIRED, Invalid, Ledger, Rejection};
 use crate::model::{
@@ -65,7 +61,7 @@ pub struct Roller {
     options: Options,
     inventory: SharedInventory,
     plans: Plans,
-    topics: HashMap<Box<str>, DeviceId, RandomState>,
+    topics: Topics,
     /// Devices that were taken in without ever being listed, by the source that heard them first.
     taken_in: BTreeMap<Arc<str>, usize>,
     /// What of that the store does not have yet.
@@ -129,7 +125,7 @@ impl Roller {
         let mut roller = Self {
             options,
             plans: Plans::of(&snapshot),
-            topics: HashMap::default(),
+            topics: Topics::default(),
             taken_in: BTreeMap::new(),
             new_unlisted: Unlisted::default(),
             windows: OpenWindows::default(),
@@ -155,41 +151,21 @@ impl Roller {
         Ok(roller)
     }
 
-    /// Looks at what the next `entries`, [`AHEAD`] of them at the most, are going to touch.
+    /// The devices of the next `entries`, [`AHEAD`] of them at the most, whose memory it looks at.
     ///
     /// A city does not fit the processor's caches, and its messages come in random order. Memory that is asked for message
     /// by message is waited for each time; asked for in a row, most of the waits fall together.
-    pub fn look_ahead(&self, entries: &[Entry]) {
-        let mut devices = [None; AHEAD];
-        for (place, entry) in devices.iter_mut().zip(entries) {
+    #[must_use]
+    pub fn look_ahead(&self, entries: &[Entry]) -> [Option<DeviceId>; AHEAD] {
+        let mut topics = [None; AHEAD];
+        for (place, entry) in topics.iter_mut().zip(entries) {
             if let Entry::Frame(frame) = entry {
-                *place = self.topics.get(&*frame.topic).copied();
+                *place = Some(&*frame.topic);
             }
         }
-        let devices = devices.into_iter().flatten();
-        let plans = devices.clone().filter(|device| self.plans[*device].registered).count();
-        black_box(plans + self.windows.look(devices));
-    }
-
-    /// Counts what earlier runs took in. A device that was listed once and is no longer does not count: its number is
-    /// bounded by the inventories there have been.
-    fn recall_unlisted(&mut self, unlisted: Unlisted, inventory: &Inventory) {
-        for (device, source) in unlisted.devices {
-            if self.plans.get(device).is_some_and(|plan| plan.registered) {
-                self.new_unlisted.listed.push(device);
-                self.changes = true;
-            } else {
-                *self.taken_in.entry(source).or_default() += 1;
-            }
-        }
-        for (device, metric) in unlisted.metrics {
-            let Some(plan) = self.plans.get_mut(device) else { continue };
-            if let Some(name) = inventory.metrics.name(metric)
-                && plan.layout.profile.slot(name).is_none()
-            {
-                plan.add_extra(name, metric);
-            }
-        }
+        let found = self.topics.find_each(topics);
+        black_box((self.plans.look(found), self.windows.look(found)));
+        found
     }
 
     /// What was taken in without being listed since the last flush.
@@ -197,18 +173,19 @@ impl Roller {
         self.new_unlisted.clone()
     }
 
-    /// Applies one entry: its message is counted and its readings go into their rows.
+    /// Applies one entry: its message is counted and its readings go into their rows. `found` is the device that
+    /// [`Self::look_ahead`] found for it, if any.
     ///
     /// # Errors
     /// Where a row that the message touches cannot be read; nothing of it is applied or counted then.
-    pub fn apply(&mut self, entry: &Entry, writer: &Writer) -> Result<(), store::Error> {
+    pub fn apply(&mut self, entry: &Entry, found: Option<DeviceId>, writer: &Writer) -> Result<(), store::Error> {
         match entry {
             Entry::Lost { records } => {
                 self.ledger.source(&Arc::from(JOURNAL_SOURCE)).reject(Rejection::JournalDamage, *records);
                 self.position.0 += records;
             }
             Entry::Frame(frame) => {
-                match self.message(frame, writer)? {
+                match self.message(frame, found, writer)? {
                     Ok(()) => self.ledger.source(&frame.source).messages_decoded += 1,
                     Err(reason) => self.reject(frame, reason),
                 }
@@ -220,10 +197,15 @@ impl Roller {
         Ok(())
     }
 
-    fn message(&mut self, frame: &Frame, writer: &Writer) -> Result<Result<(), Rejection>, store::Error> {
+    fn message(
+        &mut self,
+        frame: &Frame,
+        found: Option<DeviceId>,
+        writer: &Writer,
+    ) -> Result<Result<(), Rejection>, store::Error> {
         self.judged.clear();
         let decoded = match frame.kind {
-            FrameKind::NativeJson => self.native(frame),
+            FrameKind::NativeJson => self.native(frame, found),
             FrameKind::ModbusPoll => self.modbus(frame),
             FrameKind::Oversize => Err(Rejection::Oversize),
         };
@@ -242,15 +224,21 @@ impl Roller {
         Ok(Ok(()))
     }
 
-    fn native(&mut self, frame: &Frame) -> Result<(DeviceId, Place), Rejection> {
+    fn native(&mut self, frame: &Frame, found: Option<DeviceId>) -> Result<(DeviceId, Place), Rejection> {
         let message = native::decode(&frame.payload)?;
-        self.assign(frame, &message)
+        self.assign(frame, found, &message)
     }
 
     /// Finds the device of a message and where its readings go in time, and judges each.
-    fn assign(&mut self, frame: &Frame, message: &NativeMessage<'_>) -> Result<(DeviceId, Place), Rejection> {
-        let device = self.device_of(frame, message.time.as_ref())?;
-        let place = self.place(frame, device, message.time.as_ref())?;
+    fn assign(
+        &mut self,
+        frame: &Frame,
+        found: Option<DeviceId>,
+        message: &NativeMessage<'_>,
+    ) -> Result<(DeviceId, Place), Rejection> {
+        let time = message.time.as_ref();
+        let device = found.map_or_else(|| self.device_of(frame, time), Ok)?;
+        let place = self.place(frame, device, time)?;
         for (position, (name, value)) in message.readings.iter().enumerate() {
             let judged = match value {
                 Some(value) => self.judge(device, position, name, *value),
@@ -300,98 +288,6 @@ impl Roller {
             return Err(Invalid::NotANumber);
         }
         Ok(Candidate { slot: usize::MAX, metric: self.unlisted_metric(device, name)?, value })
-    }
-
-    /// Id of a metric that the device's profile does not list, taken in where policy and bounds allow.
-    fn unlisted_metric(&mut self, device: DeviceId, name: &str) -> Result<MetricId, Invalid> {
-        let plan = &mut self.plans[device];
-        let Unregistered::Accept { metrics_max, .. } = self.options.unregistered else {
-            return Err(Invalid::UnknownMetric);
-        };
-        // Also one that was taken in by an earlier run, under another profile.
-        if plan.layout.profile.unknown_metrics == UnknownMetrics::Refuse {
-            return Err(Invalid::UnknownMetric);
-        }
-        if let Some(metric) = plan.extra(name) {
-            return Ok(metric);
-        }
-        if check_unlisted(name).is_err() {
-            return Err(Invalid::UnknownMetric);
-        }
-        if plan.extra_count() >= metrics_max {
-            return Err(Invalid::MetricLimit);
-        }
-        let mut shared = self.inventory.write().unwrap_or_else(PoisonError::into_inner);
-        let metric = shared.metrics.find(name).unwrap_or_else(|| {
-            let metric = Arc::make_mut(&mut shared).metrics.intern(name);
-            self.new_metrics.push((metric, Arc::from(name)));
-            metric
-        });
-        plan.add_extra(name, metric);
-        self.new_unlisted.metrics.push((device, metric));
-        Ok(metric)
-    }
-
-    fn device_of(&mut self, frame: &Frame, time: Option<&GivenTime<'_>>) -> Result<DeviceId, Rejection> {
-        let topic: &str = &frame.topic;
-        if let Some(&device) = self.topics.get(topic) {
-            return Ok(device);
-        }
-        let levels = Topic::parse(topic).ok_or(Rejection::UnknownTopic)?;
-        let snapshot = self.inventory.read().unwrap_or_else(PoisonError::into_inner).clone();
-        let known = snapshot.find_device(levels.site, levels.device);
-        let listed = known.is_some_and(|device| self.plans[device].registered);
-        if !listed && self.options.unregistered == Unregistered::Refuse {
-            // Also of a device that was taken in, or listed, in an earlier run.
-            return Err(Rejection::Unregistered);
-        }
-        if !listed && !may_be_made_up(levels, &snapshot) {
-            return Err(Rejection::UnknownTopic);
-        }
-        drop(snapshot); // or else adding to it would copy it
-        let device = if let Some(known) = known {
-            known
-        } else {
-            // A message that is rejected takes in no device.
-            event_time::place(time, &TimePolicy::default(), &limits(frame.arrival, Known::default(), &self.options))?;
-            self.take_in(levels, &frame.source)?
-        };
-        // One topic per device is the rule; a device that is heard on ever new ones does not fill the memory.
-        if self.topics.len() < 2 * self.plans.len() {
-            self.topics.insert(topic.into(), device);
-        }
-        Ok(device)
-    }
-
-    /// Takes in a device that is not listed.
-    fn take_in(&mut self, levels: Topic<'_>, source: &Arc<str>) -> Result<DeviceId, Rejection> {
-        let devices_max = match self.options.unregistered {
-            Unregistered::Refuse => return Err(Rejection::Unregistered),
-            Unregistered::Accept { devices_max, .. } => devices_max,
-        };
-        // Each source has a share of its own: one that is flooded with names does not shut out the others.
-        if self.taken_in.get(source).is_some_and(|count| *count >= devices_max) {
-            return Err(Rejection::UnregisteredLimit);
-        }
-        let mut shared = self.inventory.write().unwrap_or_else(PoisonError::into_inner);
-        let inventory = Arc::make_mut(&mut shared);
-        let told = StoredDevice {
-            id: DeviceId(0),
-            site: Arc::from(levels.site),
-            name: Arc::from(levels.device),
-            kind: Arc::from(levels.kind),
-            area: Arc::from(levels.area),
-            operator: Arc::from(""),
-        };
-        let device = unlisted(inventory, &told, Arc::new(Profile::open()));
-        let device = inventory.add_device(device);
-        if let Some(device) = inventory.device(device) {
-            self.plans.push(inventory, device);
-            self.new_devices.push(StoredDevice::of(inventory, device));
-        }
-        self.new_unlisted.devices.push((device, source.clone()));
-        *self.taken_in.entry(source.clone()).or_default() += 1;
-        Ok(device)
     }
 
     /// Counts the judged readings of a message that has no place in time: the good ones by `count`.
@@ -586,12 +482,4 @@ impl Roller {
         self.newest_row = self.newest_row.max(newest);
         self.position
     }
-}
-
-/// Whether a device that is not listed may be heard on this topic. Only its site may be listed; all else is judged alike
-/// whether the device is known or not, so that it does not matter what was heard first.
-fn may_be_made_up(levels: Topic<'_>, inventory: &Inventory) -> bool {
-    let site = Some(levels.site).filter(|site| inventory.find_site(site).is_none());
-    let mut names = [levels.kind, levels.area, levels.device].into_iter().chain(site);
-    levels.kind != KIND_RESERVED && names.all(|name| check_unlisted(name).is_ok())
 }

@@ -14,7 +14,7 @@ use crate::store::{Error, Writer};
 /// Why the message is rejected.
 pub fn look_up(roller: &mut Roller, frame: &Frame, message: &NativeMessage<'_>) -> Result<usize, Rejection> {
     roller.judged.clear();
-    roller.assign(frame, message)?;
+    roller.assign(frame, None, message)?;
     Ok(roller.judged.iter().filter(|judged| judged.is_ok()).count())
 }
 
@@ -24,8 +24,8 @@ pub fn look_up(roller: &mut Roller, frame: &Frame, message: &NativeMessage<'_>) 
 /// Where the store cannot be read.
 pub fn apply(roller: &mut Roller, entries: &[Entry], writer: &Writer) -> Result<(), Error> {
     for chunk in entries.chunks(AHEAD) {
-        roller.look_ahead(chunk);
-        chunk.iter().try_for_each(|entry| roller.apply(entry, writer))?;
+        let found = roller.look_ahead(chunk);
+        chunk.iter().zip(found).try_for_each(|(entry, found)| roller.apply(entry, found, writer))?;
     }
     Ok(())
 }

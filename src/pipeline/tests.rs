@@ -142,7 +142,7 @@ impl World {
     }
 
     pub(super) fn apply(&mut self, entry: &Entry) {
-        self.roller.apply(entry, &self.writer).expect("the store answers");
+        self.roller.apply(entry, None, &self.writer).expect("the store answers");
     }
 
     pub(super) fn flush(&mut self, now: Timestamp) {

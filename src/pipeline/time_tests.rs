@@ -201,7 +201,7 @@ fn a_backlog_makes_no_window_final_before_its_own_time_and_none_open_again() {
     let read_one = |driver: &mut Driver| {
         let mut entries = Vec::new();
         driver.reader.read(1, &mut entries).expect("readable");
-        driver.roller.apply(&entries[0], &driver.pipeline.writer).expect("the store answers");
+        driver.roller.apply(&entries[0], None, &driver.pipeline.writer).expect("the store answers");
     };
     // What was final stays so, and nothing more before the first message is read.
     let grace_ms = millis(driver.pipeline.options.grace);

@@ -146,7 +146,7 @@ impl DeviceWindow {
     #[must_use]
     pub fn look(&self) -> usize {
         let counts: usize = self.series.iter().map(|series| usize::from(series.count)).sum();
-        counts + self.seen.cells.last().map_or(0, |&check| usize::from(check))
+        counts + usize::from(self.seen.look())
     }
 
     /// Bytes of memory the window takes, near enough for a bound.
@@ -172,21 +172,22 @@ pub(super) fn check_of(value: f64) -> u16 {
 /// The event times applied, and per time and metric a check of the value; 0 where the metric had none.
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
-    /// Rows in ascending order of time, each the milliseconds from the window's start and `width` checks.
+    /// Rows in ascending order of time, each the milliseconds from the window's start and `width` checks; zeros beyond
+    /// them, where the next ones go.
     cells: Vec<u16>,
+    rows: usize,
     width: usize,
 }
 
 impl Seen {
     fn new(width: usize) -> Self {
-        Self { cells: Vec::new(), width }
+        Self { cells: Vec::new(), rows: 0, width }
     }
 
     #[inline]
     fn insert(&mut self, offset: u16, column: usize, check: u16) -> Outcome {
-        let stride = self.width + 1;
-        let last = self.cells.len().wrapping_sub(stride);
-        let row = if self.cells.get(last) == Some(&offset) { last } else { self.find_or_make(offset) };
+        let last = self.rows.wrapping_sub(1).wrapping_mul(self.width + 1);
+        let row = if self.cells.get(last) == Some(&offset) && self.rows > 0 { last } else { self.find_or_make(offset) };
         let cell = &mut self.cells[row + 1 + column];
         match *cell {
             0 => {
@@ -201,11 +202,7 @@ impl Seen {
     /// Where the row of `offset` begins, which is made where there is none.
     fn find_or_make(&mut self, offset: u16) -> usize {
         let stride = self.width + 1;
-        if self.cells.capacity() - self.cells.len() < stride {
-            // By half, since a city's windows mostly are of one length: doubling would leave much of it empty.
-            self.cells.reserve_exact((self.len() / 2).max(TIMES_AT_FIRST) * stride);
-        }
-        let (mut low, mut high) = (0, self.len());
+        let (mut low, mut high) = (0, self.rows);
         // Mostly it is later than all the others.
         if high > 0 && self.cells[(high - 1) * stride] < offset {
             low = high;
@@ -214,22 +211,26 @@ impl Seen {
             let middle = usize::midpoint(low, high);
             if self.cells[middle * stride] < offset { low = middle + 1 } else { high = middle }
         }
-        let row = low * stride;
-        if self.cells.get(row) == Some(&offset) {
+        let (row, end) = (low * stride, self.rows * stride);
+        if low < self.rows && self.cells[row] == offset {
             return row;
         }
-        if row == self.cells.len() {
-            self.cells.resize(row + stride, 0);
-        } else {
-            self.cells.splice(row..row, std::iter::repeat_n(0, stride));
+        if self.cells.len() == end {
+            // By half, since a city's windows mostly are of one length: doubling would leave much of it empty.
+            let more = (self.rows / 2).max(TIMES_AT_FIRST) * stride;
+            self.cells.reserve_exact(more);
+            self.cells.resize(end + more, 0);
         }
+        self.cells.copy_within(row..end, row + stride);
+        self.cells[row..row + stride].fill(0);
         self.cells[row] = offset;
+        self.rows += 1;
         row
     }
 
     fn widen(&mut self, width: usize) {
-        let mut cells = Vec::with_capacity(self.len() * (width + 1));
-        for row in self.cells.chunks_exact(self.width + 1) {
+        let mut cells = Vec::with_capacity(self.rows * (width + 1));
+        for row in self.used() {
             let end = cells.len() + width + 1;
             cells.extend_from_slice(row);
             cells.resize(end, 0);
@@ -237,19 +238,30 @@ impl Seen {
         (self.cells, self.width) = (cells, width);
     }
 
+    fn used(&self) -> impl Iterator<Item = &[u16]> {
+        self.cells.chunks_exact(self.width + 1).take(self.rows)
+    }
+
+    /// Looks at where the next row goes.
+    fn look(&self) -> u16 {
+        let stride = self.width + 1;
+        let next = self.cells.get(self.rows * stride).copied().unwrap_or(0);
+        next | self.cells.get(self.rows * stride + self.width).copied().unwrap_or(0)
+    }
+
     /// Number of event times.
     pub(super) fn len(&self) -> usize {
-        self.cells.len() / (self.width + 1)
+        self.rows
     }
 
     /// Milliseconds from the window's start, ascending.
     pub(super) fn times(&self) -> impl Iterator<Item = u16> {
-        self.cells.chunks_exact(self.width + 1).map(|row| row[0])
+        self.used().map(|row| row[0])
     }
 
     /// The checks of one metric, one per event time; 0 where it had no reading.
     pub(super) fn checks_of(&self, column: usize) -> impl Iterator<Item = u16> {
-        self.cells.chunks_exact(self.width + 1).map(move |row| row[1 + column])
+        self.used().map(move |row| row[1 + column])
     }
 }
 
