@@ -80,12 +80,13 @@ struct Limits {
 }
 
 impl<'a> Pruner<'a> {
-    /// Reads what went before. `last` is the end of the newest window that is final by the clock.
+    /// Reads what went before. `last` is the end of the newest window that is final by the clock, `final_before` that of
+    /// the newest one that was final before this flush.
     pub(super) fn new(
         transaction: &'a Transaction<'a>,
         options: &'a WriterOptions,
         bound: &'a Bound,
-        (now, last): (Timestamp, Timestamp),
+        (now, last, final_before): (Timestamp, Timestamp, Option<Timestamp>),
     ) -> Result<Self, rusqlite::Error> {
         let never = Timestamp::from_millis(i64::MIN);
         let read = |key: StateKey| Ok::<_, rusqlite::Error>(key.read(transaction)?.map(Timestamp::from_millis));
@@ -94,7 +95,10 @@ impl<'a> Pruner<'a> {
         let shed_until = read(StateKey::ShedUntil)?.unwrap_or(never);
         let shed_until = if last < CLOCK_SET_FROM { shed_until } else { shed_until.min(last) };
         let kept_before = read(StateKey::KeptFrom)?.unwrap_or(never);
-        let kept_from = aged_until.max(shed_until);
+        // Only a clock that fell back takes anything back of it: a flush that goes by a backlog's time is a little behind
+        // the one before it, and a longer retention brings no row back.
+        let is_behind = final_before.is_none_or(|before| last < before);
+        let kept_from = aged_until.max(shed_until).max(if is_behind { never } else { kept_before });
         Ok(Self { transaction, options, bound, aged_until, shed_until, kept_from, kept_before, rows_left: 0 })
     }
 

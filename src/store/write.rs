@@ -387,7 +387,12 @@ impl Writer {
         let mut amended = Amended::new(before);
         let rows = write_rows(&transaction, flush.rows, &mut self.scratch, (&mut amended, &mut self.heard))?;
         amended.amend_successors(&transaction)?;
-        let pruner = Pruner::new(&transaction, options, &self.bound, (flush.now, final_now))?;
+        let pruner = Pruner::new(
+            &transaction,
+            options,
+            &self.bound,
+            (flush.now, final_now, self.finality.map(|known| known.until)),
+        )?;
         let oldest = pruner.kept_from();
         let heard = &self.heard;
         let feeder = Feeder { transaction: &transaction, options, generation, heard, oldest, untold: Cell::default() };
