@@ -394,6 +394,7 @@ impl Writer {
             (flush.now, final_now, self.finality.map(|known| known.until)),
         )?;
         let oldest = pruner.kept_from();
+        self.heard.keep_from(oldest);
         let heard = &self.heard;
         let feeder = Feeder { transaction: &transaction, options, generation, heard, oldest, untold: Cell::default() };
         amended.write(&feeder)?;
@@ -411,7 +412,8 @@ impl Writer {
         self.fell_back_to = (after.until > final_now).then_some(after.until);
         (self.fill, self.kept_from) = (fill, fill.kept_from);
         self.unlisted = Unlisted::default();
-        self.heard.settle(after.until, fill.kept_from);
+        self.heard.settle(after.until);
+        self.heard.keep_from(fill.kept_from.unwrap_or(oldest));
         Ok(rows)
     }
 }
