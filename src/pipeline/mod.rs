@@ -241,11 +241,8 @@ impl Driver {
             let stopping = self.reads_until.is_some();
             let overdue = self.reads_until.is_some_and(|until| Instant::now() >= until);
             let progress = if overdue { Progress::Idle } else { self.take_in(&mut entries) };
-            let idle = matches!(progress, Progress::Idle);
             let full = self.roller.open_bytes() >= self.pipeline.options.open_windows_bytes_max;
-            // At the start, and at the end, what was caught up with is written without waiting for its turn.
-            let caught_up = idle && (stopping || !self.pipeline.ready.load(Ordering::Acquire));
-            if (full || caught_up || self.flush_due()) && !self.flush() {
+            if (full || self.has_caught_up(&progress) || self.flush_due()) && !self.flush() {
                 if stopping {
                     return; // The journal still has everything.
                 }
@@ -261,6 +258,20 @@ impl Driver {
                 Progress::Failed => std::thread::sleep(RETRY_WAIT),
             }
         }
+    }
+
+    /// Whether what is to be caught up with has been read, at the end all there is, at the start what the journal held
+    /// then: it is written without waiting for its turn. What has come since the start delays nothing.
+    fn has_caught_up(&self, progress: &Progress) -> bool {
+        let idle = matches!(progress, Progress::Idle);
+        match self.reads_until {
+            Some(_) => idle,
+            None => !self.is_ready() && (idle || self.roller.position() >= self.caught_up_at),
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.pipeline.ready.load(Ordering::Acquire)
     }
 
     fn flush_due(&mut self) -> bool {
@@ -389,8 +400,12 @@ impl Driver {
         }
     }
 
-    /// Notes by how much the newest window was in the store, final, later than its end and grace.
+    /// Notes by how much the newest window was in the store, final, later than its end and grace. Not before what the
+    /// journal held at the start is in the store: how old that is says nothing of how fast it is now.
     fn note_final(&self, before: Option<Timestamp>) {
+        if !self.is_ready() {
+            return;
+        }
         let Some(until) =
             self.pipeline.writer.final_until().filter(|&until| before.is_some_and(|before| until > before))
         else {

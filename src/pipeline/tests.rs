@@ -152,6 +152,12 @@ impl World {
 
     /// The pipeline without its thread, over a journal in the same folder.
     pub(super) fn into_driver(self) -> (Driver, tempfile::TempDir) {
+        let (pipeline, folder) = self.into_pipeline();
+        (pipeline.driver().expect("a driver"), folder)
+    }
+
+    /// The pipeline before its start, over an empty journal in the same folder.
+    pub(super) fn into_pipeline(self) -> (Pipeline, tempfile::TempDir) {
         let Self { folder, writer, roller, inventory } = self;
         let (clock, health) = (Clock::system(), Health::default());
         let part = |kind, name: &str| health.part(kind, name, clock.now());
@@ -177,7 +183,7 @@ impl World {
             ready: Arc::<AtomicBool>::default(),
             stop: Arc::<AtomicBool>::default(),
         };
-        (pipeline.driver().expect("a driver"), folder)
+        (pipeline, folder)
     }
 
     /// The ledger against a journal that ends where the roller is.
