@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use jiff::tz::TimeZone;
 
-use crate::model::{DeviceId, Timestamp, Window, WindowStart};
+use crate::model::{DeviceId, DeviceSet, Timestamp, Window, WindowStart};
 
 /// Windows that are remembered at the most: an hour of one kind takes 9 KiB for 75,000 devices.
 const WINDOWS_MAX: usize = 256;
@@ -19,7 +19,7 @@ pub(super) struct Heard {
     /// Windows whose devices will be asked for.
     kinds: Vec<Window>,
     zone: TimeZone,
-    windows: BTreeMap<(Window, WindowStart), Bits>,
+    windows: BTreeMap<(Window, WindowStart), DeviceSet>,
     /// Every row that starts here or later is in them.
     complete_from: Timestamp,
     /// The latest start that was noted.
@@ -53,10 +53,10 @@ impl Heard {
             self.bounds = Some((start, keys.filter(|(_, start)| *start >= self.kept_from).collect()));
         }
         for key in self.bounds.iter().flat_map(|(_, keys)| keys) {
-            if let Some(bits) = self.windows.get_mut(key) {
-                bits.set(device);
+            if let Some(devices) = self.windows.get_mut(key) {
+                devices.insert(device);
             } else if self.windows.len() < WINDOWS_MAX {
-                self.windows.entry(*key).or_default().set(device);
+                self.windows.entry(*key).or_default().insert(device);
             } else {
                 return self.forget();
             }
@@ -65,7 +65,7 @@ impl Heard {
 
     /// Whether the device has a row in the window that starts at `start`; false where it was not noted.
     pub(super) fn holds(&self, window: Window, start: WindowStart, device: DeviceId) -> bool {
-        self.windows.get(&(window, start)).is_some_and(|bits| bits.has(device))
+        self.windows.get(&(window, start)).is_some_and(|devices| devices.contains(device))
     }
 
     /// Lets go windows that end at `until` or before, which were asked for.
@@ -94,24 +94,6 @@ impl Heard {
 
 fn after(newest: Option<WindowStart>) -> Timestamp {
     newest.map_or(Timestamp::from_millis(i64::MIN), |newest| newest.plus_millis(1))
-}
-
-/// A set of devices.
-#[derive(Debug, Default)]
-struct Bits(Vec<u64>);
-
-impl Bits {
-    fn set(&mut self, device: DeviceId) {
-        let (word, bit) = (device.index() / 64, device.index() % 64);
-        if self.0.len() <= word {
-            self.0.resize(word + 1, 0);
-        }
-        self.0[word] |= 1 << bit;
-    }
-
-    fn has(&self, device: DeviceId) -> bool {
-        self.0.get(device.index() / 64).is_some_and(|word| word >> (device.index() % 64) & 1 == 1)
-    }
 }
 
 #[cfg(test)]
