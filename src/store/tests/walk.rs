@@ -1,5 +1,8 @@
 //! Rows of some devices are found without an index by device, however they lie and however long ago that was.
 
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use super::{City, DAY, ENERGY, GRACE, HOUR, MINUTE, POWER, at, options, rows, shanghai};
 use crate::model::{DeviceId, Timestamp, Window, WindowStart};
 use crate::store::walk::{GROUP_DEVICES, STEP_ROWS_MAX, STEP_STARTS_MAX, Walk, successors};
@@ -243,4 +246,36 @@ fn a_store_with_an_index_by_device_loses_it_and_keeps_its_rows() {
         assert_eq!(rows_and_indices(&path), (before, 0), "version {version}");
         drop(Writer::open(&path, options()).expect("a store"));
     }
+}
+
+#[test]
+fn a_walk_past_a_month_of_others_rows_finds_what_there_is_and_can_be_ended() {
+    let mut city = City::new(&[2]);
+    city.hear(1, at(0), POWER, 1.0);
+    city.hear(1, at(30 * DAY - MINUTE), POWER, 2.0);
+    city.flush(at(DAY));
+    let raw = rusqlite::Connection::open(city.path.file()).expect("a file");
+    let others = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 43199)
+                  INSERT INTO rollup SELECT ?1 + i * 60000, 0, 0, zeroblob(9) FROM n";
+    raw.execute(others, [at(0).as_millis()]).expect("rows");
+    let (zone, reader) = (shanghai(), city.reader());
+    for window in [Window::Minute1, Window::Hour1, Window::Day1] {
+        let found = rows(&reader, &city.query(&zone, window, Devices::One(DeviceId(1))));
+        assert_eq!(found.iter().map(|row| row.combined.aggregate.count).collect::<Vec<_>>(), [1, 1], "{window:?}");
+    }
+    // It finds nothing to hand out, so only from outside can it be told that its time is over.
+    let (interrupter, is_over) = (reader.interrupter(), AtomicBool::new(false));
+    let query = city.query(&zone, Window::Minute1, Devices::One(DeviceId(1)));
+    let ended = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Acquire) {
+                interrupter.interrupt();
+                std::thread::yield_now();
+            }
+        });
+        let ended = reader.visit_series(&query, &mut |_| ControlFlow::Continue(()));
+        is_over.store(true, Ordering::Release);
+        ended
+    });
+    assert!(ended.expect_err("it is ended").is_interrupted());
 }
