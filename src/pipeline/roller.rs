@@ -1,6 +1,6 @@
 //! Entries of the journal applied to open windows, with the ledger that accounts for each.
 //!
-//! Owns the windows that changed since the last flush and those that may still change. Never reads the clock: everything
+//! Owns the windows that changed since the last flush and those that are not over. Never reads the clock: everything
 //! follows from the entries, so a replay comes to the same.
 
 #[cfg(feature = "bench")]
