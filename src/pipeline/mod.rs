@@ -5,6 +5,7 @@
 //! - A message is counted and applied whole or, where the store cannot be read, not at all and again later.
 //! - Rows, ledger and position reach the store in one transaction; the journal is released only after it.
 //! - A flush that fails keeps everything in memory and is tried again; at the bound of open windows nothing more is read.
+//!   Where the disk has no room for it, what the store does not have is read again and flushed in smaller portions.
 
 mod arrival;
 mod open_windows;
@@ -16,6 +17,8 @@ mod schedule;
 mod store_health;
 mod stored_rows;
 
+#[cfg(test)]
+mod full_disk_tests;
 #[cfg(test)]
 mod late_tests;
 #[cfg(any(test, feature = "bench"))]
@@ -58,6 +61,8 @@ const GATHER_WAIT: Duration = Duration::from_millis(25);
 const FINAL_DELAY_MS: i64 = 1_000;
 /// Wait after a flush or a read that failed.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
+/// Bytes of open windows at the least with which a flush is tried again after the disk had no room for twice as many.
+const OPEN_BYTES_MIN: usize = 4 * 1024;
 /// How long a stop goes on reading; a longer backlog is read at the next start.
 const STOP_READING_MAX: Duration = Duration::from_secs(2);
 
@@ -166,6 +171,7 @@ impl Pipeline {
             reads_until: None,
             counters,
             store_health: StoreHealth::of(self.store_part.clone()),
+            reads_again: false,
             roller,
             pipeline: self,
         })
@@ -229,6 +235,8 @@ struct Driver {
     reads_until: Option<Instant>,
     counters: Counters,
     store_health: StoreHealth,
+    /// Whether what was read and not applied is going to be read again.
+    reads_again: bool,
 }
 
 impl Driver {
@@ -241,8 +249,7 @@ impl Driver {
             let stopping = self.reads_until.is_some();
             let overdue = self.reads_until.is_some_and(|until| Instant::now() >= until);
             let progress = if overdue { Progress::Idle } else { self.take_in(&mut entries) };
-            let full = self.roller.open_bytes() >= self.pipeline.options.open_windows_bytes_max;
-            if (full || self.has_caught_up(&progress) || self.flush_due()) && !self.flush() {
+            if (self.roller.is_full() || self.has_caught_up(&progress) || self.flush_due()) && !self.flush() {
                 if stopping {
                     return; // The journal still has everything.
                 }
@@ -305,6 +312,9 @@ impl Driver {
 
     /// Reads what the journal has and applies it, unless as much is open as may be.
     fn take_in(&mut self, entries: &mut Vec<Entry>) -> Progress {
+        if std::mem::take(&mut self.reads_again) {
+            entries.clear();
+        }
         if entries.is_empty() {
             match self.reader.read(READ_BYTES, entries) {
                 Ok(0) => return Progress::Idle,
@@ -321,7 +331,7 @@ impl Driver {
             if index % AHEAD == 0 {
                 self.roller.look_ahead(&entries[index..]);
             }
-            if self.roller.open_bytes() >= self.pipeline.options.open_windows_bytes_max {
+            if self.roller.is_full() {
                 break;
             }
             if let Err(error) = self.roller.apply(entry, &self.pipeline.writer) {
@@ -369,11 +379,15 @@ impl Driver {
             Err(error) => {
                 self.counters.flush_failures.add(1);
                 self.trouble("cannot write to the store", &error);
+                if error.is_full() {
+                    self.begin_anew();
+                }
                 return false;
             }
         }
         self.store_health.report(self.pipeline.writer.fill(), now);
         let position = self.roller.flushed(time, &self.pipeline.writer);
+        self.roller.widen(self.pipeline.options.open_windows_bytes_max);
         self.pipeline.journal.release(position);
         self.counters.stored_messages.set(position.0);
         self.counters.open_windows.set(self.roller.open_windows() as u64);
@@ -383,6 +397,21 @@ impl Driver {
         }
         self.note_readiness();
         true
+    }
+
+    /// Has what the store does not have read again, to be flushed in portions of half the size. One flush of it all takes
+    /// more room than the disk has, and would never have it: only a flush that succeeds lets the journal go on.
+    fn begin_anew(&mut self) {
+        let open_bytes_max = self.roller.open_bytes() / 2;
+        if open_bytes_max < OPEN_BYTES_MIN {
+            return;
+        }
+        // A store that cannot be read now is tried with the next flush that fails.
+        let Ok(roller) = self.roller.anew(open_bytes_max, &self.pipeline.writer) else { return };
+        info!(open_bytes_max, "the disk has no room for so many rows at once, trying fewer");
+        self.reader = self.pipeline.journal.reader(roller.position());
+        (self.roller, self.reads_again) = (roller, true);
+        self.pipeline.board.post(self.roller.ledger(), self.roller.position());
     }
 
     /// Counts a step of the clock, and says how far it was set.

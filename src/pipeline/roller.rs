@@ -3,6 +3,7 @@
 //! Owns the windows that changed since the last flush and those that are not over. Never reads the clock: everything
 //! follows from the entries, so a replay comes to the same.
 
+mod anew;
 #[cfg(feature = "bench")]
 #[path = "roller_bench.rs"]
 pub mod bench;

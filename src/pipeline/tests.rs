@@ -32,7 +32,7 @@ pub(super) fn options() -> Options {
 }
 
 /// One listed device `meter` at the site `B_1`.
-fn listed() -> Inventory {
+pub(super) fn listed() -> Inventory {
     listed_with(|_| {})
 }
 
@@ -94,7 +94,7 @@ impl World {
         Self::open_with(folder, &listed())
     }
 
-    fn open_with(folder: tempfile::TempDir, listed: &Inventory) -> Self {
+    pub(super) fn open_with(folder: tempfile::TempDir, listed: &Inventory) -> Self {
         let options_of_writer = WriterOptions {
             grace_ms: 10_000,
             retention_ms: 86_400_000,
