@@ -92,7 +92,9 @@ fn a_backlog_whose_rows_the_disk_has_no_room_for_at_once_is_stored_in_portions()
         return;
     };
     let (mut driver, _folder) = driver_on(&disk);
+    assert!(!driver.pipeline.journal.is_full());
     let messages = fill(&driver);
+    assert!(driver.pipeline.journal.is_full());
     let (mut entries, mut failed, mut attempts) = (Vec::new(), 0, 0);
     while driver.pipeline.writer.position().expect("a position").0 < messages {
         attempts += 1;
@@ -105,6 +107,8 @@ fn a_backlog_whose_rows_the_disk_has_no_room_for_at_once_is_stored_in_portions()
     let ledger = driver.pipeline.board.ledger(|| driver.pipeline.journal.end());
     assert_eq!((ledger.total().applied, ledger.pending), (messages, 0), "{ledger:?}");
     assert!(ledger.balanced());
+    // The log was folded into the file as soon as there was room for it.
+    assert!(driver.pipeline.writer.fill().log_bytes <= 4 << 20, "{:?}", driver.pipeline.writer.fill());
     // The last of them, too, lies where it belongs.
     let oldest = Timestamp::from_millis(T0 - (i64::try_from(messages).expect("few") - 1) * MINUTE_MS);
     assert!(driver.pipeline.writer.load(oldest, DeviceId(0)).expect("a store").is_some());

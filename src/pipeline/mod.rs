@@ -288,7 +288,9 @@ impl Driver {
         }
         let time = self.flush_time(now);
         let finality = self.pipeline.writer.makes_final(time.plus_millis(-FINAL_DELAY_MS));
-        self.schedule.is_due(Instant::now(), finality, self.roller.unfinished_windows(time))
+        // Nothing more comes in while the journal is full, so nothing is gained by waiting for it.
+        let unfinished = if self.pipeline.journal.is_full() { 0 } else { self.roller.unfinished_windows(time) };
+        self.schedule.is_due(Instant::now(), finality, unfinished)
     }
 
     /// The time by which a flush makes windows final: that of the messages while more of them wait in the journal, so that
@@ -389,6 +391,8 @@ impl Driver {
         let position = self.roller.flushed(time, &self.pipeline.writer);
         self.roller.widen(self.pipeline.options.open_windows_bytes_max);
         self.pipeline.journal.release(position);
+        // On a full disk there may be room for that only now.
+        self.pipeline.writer.shorten_log();
         self.counters.stored_messages.set(position.0);
         self.counters.open_windows.set(self.roller.open_windows() as u64);
         self.counters.open_windows_bytes.set(self.roller.open_bytes() as u64);

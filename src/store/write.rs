@@ -204,6 +204,7 @@ impl Writer {
         set("journal_size_limit", log_bytes)
             .and_then(|()| set("wal_autocheckpoint", (log_bytes >> 12).min(CHECKPOINT_PAGES)))
             .map_err(|source| self.path.error("set up", source))?;
+        self.shorten_log();
         Ok(self)
     }
 
@@ -350,8 +351,9 @@ impl Writer {
         Ok(rows)
     }
 
-    /// Folds a log into the file that readers have kept from being begun anew, as far as they let it in a moment.
-    fn shorten_log(&mut self) {
+    /// Folds a log into the file that readers, or a full disk, have kept from being begun anew, as far as they let it in a
+    /// moment. A flush does so; it is worth trying again where the disk has got room since.
+    pub fn shorten_log(&mut self) {
         let log_bytes = self.path.file_bytes().1;
         self.fill.log_bytes = log_bytes;
         if log_bytes <= 2 * u64::try_from(self.bound.log_bytes_max()).unwrap_or(0) {
