@@ -148,7 +148,7 @@ fn less_may_be_open_after_a_full_disk_and_soon_as_much_again_as_before() {
         world.roller.open_bytes()
     };
     assert!((bytes_max / 4..bytes_max / 4 + 4_096).contains(&filled(&mut world)));
-    for _ in 0..5 {
+    for _ in 0..10 {
         world.roller.widen(bytes_max);
     }
     assert!((bytes_max..bytes_max + 4_096).contains(&filled(&mut world)));

@@ -153,7 +153,9 @@ impl Pipeline {
         Ok(thread.spawn(move || driver.run())?)
     }
 
-    fn driver(self) -> Result<Driver, StartError> {
+    fn driver(mut self) -> Result<Driver, StartError> {
+        // The journal has let go of what the store has passed, so that there may be room for that.
+        self.writer.shorten_log();
         let position = self.writer.position()?;
         let mut ledger = self.writer.ledger()?;
         (ledger.received, ledger.pending) = (position.0, 0);
@@ -253,7 +255,10 @@ impl Driver {
                 if stopping {
                     return; // The journal still has everything.
                 }
-                std::thread::sleep(RETRY_WAIT);
+                // Fewer rows are another attempt, and there are not many of these.
+                if !self.reads_again {
+                    std::thread::sleep(RETRY_WAIT);
+                }
                 continue;
             }
             if stopping && !matches!(progress, Progress::Some) {
@@ -406,6 +411,7 @@ impl Driver {
     /// Has what the store does not have read again, to be flushed in portions of half the size. One flush of it all takes
     /// more room than the disk has, and would never have it: only a flush that succeeds lets the journal go on.
     fn begin_anew(&mut self) {
+        self.pipeline.writer.shorten_log();
         let open_bytes_max = self.roller.open_bytes() / 2;
         if open_bytes_max < OPEN_BYTES_MIN {
             return;

@@ -26,9 +26,10 @@ impl Roller {
         self.open_bytes() >= self.options.open_windows_bytes_max
     }
 
-    /// Lets twice as much be open as before, `open_bytes_max` at the most.
+    /// Lets a quarter more be open than before, `open_bytes_max` at the most: what the disk has room for is found again
+    /// from below, with few flushes that fail.
     pub(in crate::pipeline) fn widen(&mut self, open_bytes_max: usize) {
-        let bytes_max = self.options.open_windows_bytes_max.saturating_mul(2);
-        self.options.open_windows_bytes_max = bytes_max.min(open_bytes_max);
+        let bytes_max = self.options.open_windows_bytes_max;
+        self.options.open_windows_bytes_max = bytes_max.saturating_add(bytes_max / 4).min(open_bytes_max);
     }
 }
