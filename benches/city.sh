@@ -83,10 +83,11 @@ wait_until "the collector's subscription" 30 subscribed
 cpu_0=($(cpu_of "$collector")) written_0=$(written_by "$collector") rss_0=$(memory_of "$collector" VmHWM)
 threads_of "$collector" >"$folder/threads-0"
 begun=$(date +%s.%N)
-if [ -n "$perf" ]; then perf record -q -g -F 499 -p "$collector" -o "$folder/perf.data" >/dev/null 2>&1 & sampler=$!; started+=("$sampler"); fi
+start_perf 499
 load "$folder/load.json" &
 loading=$!; started+=("$loading")
 # How late each window became final, and how fast memory grows, once a second.
+: >"$folder/looks"
 (while sleep 1; do
   metrics >"$folder/now" 2>/dev/null || continue
   printf '%s %s %s\n' "$(value sitepulse_pipeline_final_delay_ms <"$folder/now")" "$(value sitepulse_pipeline_flush_us <"$folder/now")" \
@@ -95,10 +96,11 @@ done) &
 looker=$!; started+=("$looker")
 if [ -n "$store" ]; then
   # How many lines the store has taken, by the time.
-  (while sleep 0.1; do printf '%s %s\n' "$(date +%s.%N)" "$(metrics | value sitepulse_influx_lines_written)" >>"$folder/lines"; done) &
+  (while sleep 0.1; do count=$(value_now sitepulse_influx_lines_written) && printf '%s %s\n' "$(date +%s.%N)" "$count" >>"$folder/lines"; done) &
   started+=($!)
 fi
 wait "$loading"
+looks=$(wc -l <"$folder/looks")
 sent=$(json messages "$folder/load.json")
 # All is acknowledged, then all is in the store. At QoS 0 the broker may have dropped some, so that it may end earlier.
 still=0 last=-1
@@ -119,7 +121,7 @@ while [ "$stored" -lt "$heard" ]; do
   if metrics >"$folder/now-stored"; then mv "$folder/now-stored" "$folder/end"; stored=$(value sitepulse_pipeline_stored_messages <"$folder/end"); fi
 done
 stored_at=$(date +%s.%N)
-if [ -n "$perf" ]; then kill -INT "$sampler"; wait "$sampler" 2>/dev/null || true; fi
+stop_perf
 kill "$looker" 2>/dev/null || true
 cpu_1=($(cpu_of "$collector")) written_1=$(written_by "$collector") rss_1=$(memory_of "$collector" VmHWM)
 threads_of "$collector" >"$folder/threads-1"
@@ -153,6 +155,11 @@ taken() { # s until the other store had 99 % of a minute's rows; not of minutes 
       if (!n) printf "-"
     }' "$folder/lines"
 }
+rss_by_quarter() { # MiB of RSS at the quarters of the load
+  awk -v count="$looks" '
+    NR <= count { rss[NR] = $3 / 1024 }
+    END { if (count < 4) print "-"; else for (i = 1; i <= 4; i++) printf "%.0f%s", rss[int(count * i / 4)], i < 4 ? ", " : "\n" }' "$folder/looks"
+}
 applied=$(value sitepulse_readings_applied_total <"$folder/end")
 bare_count=$(json messages "$folder/consume.json")
 bare_rate=$(calc "$bare_count / $took_bare" 0)
@@ -174,6 +181,7 @@ row "cores used" "$(calc "($user + $system) / ($stored_at - $begun)" 3)" "$(calc
 row "broker's CPU s per million messages" "$(per "(${broker_full[0]} + ${broker_full[1]}) / 100" "$million")" "$(per "(${broker_bare[0]} + ${broker_bare[1]}) / 100" "$bare_million")" ""
 row "simulate's CPU s per million messages" "$(calc "$(json cpu_us_per_message "$folder/load.json")")" "$(calc "$(json cpu_us_per_message "$folder/load-bare.json")")" ""
 row "peak RSS, MiB (before the load)" "$(calc "$rss_1 / 1024" 0) ($(calc "$rss_0 / 1024" 0))" "" ""
+row "RSS at 1/4, 1/2, 3/4, end of the load, MiB" "$(rss_by_quarter)"
 row "bytes written per reading" "$(calc "($written_1 - $written_0) / (13 * $heard)" 1)" "" ""
 row "acknowledged within, p50" "$(quantile 0.5)" "" ""
 row "acknowledged within, p99" "$(quantile 0.99)" "" ""
@@ -188,13 +196,5 @@ row "ledger balanced" "$(value sitepulse_ledger_balanced <"$folder/end")" "" ""
 flushes=$(value sitepulse_pipeline_flushes <"$folder/end")
 row "flushes, and ms of each" "$flushes x $(calc "$(value sitepulse_pipeline_flush_us <"$folder/end") / 1000 / ($flushes + 1e-9)" 0)" "" ""
 echo
-row "the collector's threads: us per message" user system all
-awk -v count="$heard" '
-  NR == FNR { user[$1] -= $2; system_[$1] -= $3; next }
-  { user[$1] += $2; system_[$1] += $3 }
-  END { for (name in user) if (user[name] + system_[name] > 0) printf "%-46s %14.2f %14.2f %8.2f\n", "  " name, user[name] * 1e4 / count, system_[name] * 1e4 / count, (user[name] + system_[name]) * 1e4 / count }
-' "$folder/threads-0" "$folder/threads-1" | sort -k4 -rn
-if [ -n "$perf" ]; then
-  echo
-  perf report -i "$folder/perf.data" --no-children --sort comm,symbol -g none --percent-limit 0.7 2>/dev/null | grep -v '^#' | grep -v '^$' | head -n 60
-fi
+threads_table "the collector's threads: us per message" "1e6 / $heard" "$(calc "$stored_at - $begun")"
+perf_table 60

@@ -70,11 +70,11 @@ metrics >"$folder/begin"
 rss_0=$(memory_of "$collector" VmRSS)
 threads_of "$collector" >"$folder/threads-0"
 cpu_0=($(cpu_of "$collector")) written_0=$(written_by "$collector")
-if [ -n "$perf" ]; then perf record -q -g -F 999 -p "$collector" -o "$folder/perf.data" >/dev/null 2>&1 & sampler=$!; started+=("$sampler"); fi
+start_perf 999
 sleep "$span"
 cpu_1=($(cpu_of "$collector")) written_1=$(written_by "$collector")
 threads_of "$collector" >"$folder/threads-1"
-if [ -n "$perf" ]; then kill -INT "$sampler"; wait "$sampler" 2>/dev/null || true; fi
+stop_perf
 rss_1=$(memory_of "$collector" VmRSS) peak=$(memory_of "$collector" VmHWM)
 anonymous=$(memory_of "$collector" RssAnon)
 metrics >"$folder/end"
@@ -92,13 +92,5 @@ line "bytes written per min" "$(calc "($written_1 - $written_0) * 60 / $span" 0)
 line "binary, MB (stripped)" "$(calc "$(stat -c %s "$collector_bin") / 1e6" 1) ($(strip -o "$folder/stripped" "$collector_bin" 2>/dev/null && calc "$(stat -c %s "$folder/stripped") / 1e6" 1 || echo -))"
 line "polls late, not answered, shed; ledger balanced" "$(grown sitepulse_modbus_late_polls), $(grown sitepulse_modbus_timeouts), $(grown sitepulse_modbus_polls_shed); $(value sitepulse_ledger_balanced <"$folder/end")"
 echo
-row "threads: % of a core" user system "waits/s"
-awk -v span="$span" '
-  NR == FNR { user[$1] -= $2; system_[$1] -= $3; waits[$1] -= $4; next }
-  { user[$1] += $2; system_[$1] += $3; waits[$1] += $4 }
-  END { for (name in user) printf "%-46s %14.3f %14.3f %8.1f\n", "  " name, user[name] / span, system_[name] / span, waits[name] / span }
-' "$folder/threads-0" "$folder/threads-1" | sort -k4 -rn
-if [ -n "$perf" ]; then
-  echo
-  perf report -i "$folder/perf.data" --no-children --sort comm,symbol -g none --percent-limit 0.7 2>/dev/null | grep -v '^#' | grep -v '^$' | head -n 70
-fi
+threads_table "threads: % of a core" "100 / $span" "$span"
+perf_table 70

@@ -62,10 +62,37 @@ metrics() { curl -sf -m 20 "http://127.0.0.1:$api/metrics"; }
 value() { # name of a metric: its sum over all labels
   awk -v name="$1" 'index($1, name "{") == 1 || $1 == name { sum += $2 } END { printf "%d\n", sum }'
 }
+value_now() { # the same of the collector as it is now; fails where it does not answer, which is not 0
+  local text
+  text=$(metrics) && value "$1" <<<"$text"
+}
 json() { sed -n "s/.*\"$1\":\([0-9.]*\).*/\1/p" "$2"; }
 row() { printf '%-46s %14s %14s %8s\n' "$1" "${2:-}" "${3:-}" "${4:-}"; }
 calc() { awk "BEGIN { printf \"%.${2:-2}f\", $1 }"; }
 per() { calc "$1 / ($2 + 1e-9)"; }
+
+threads_table() { # title, what a second of CPU counts as, s between $folder/threads-0 and threads-1
+  printf '%-46s %14s %14s %8s %8s\n' "$1" user system all waits/s
+  awk -v factor="$(calc "$2" 6)" -v span="$3" '
+    NR == FNR { user[$1] -= $2; system_[$1] -= $3; waits[$1] -= $4; next }
+    { user[$1] += $2; system_[$1] += $3; waits[$1] += $4 }
+    END {
+      for (name in user) if (user[name] + system_[name] + waits[name] > 0)
+        printf "%-46s %14.3f %14.3f %8.3f %8.1f\n", "  " name, user[name] * factor / 100, system_[name] * factor / 100,
+          (user[name] + system_[name]) * factor / 100, waits[name] / span
+    }' "$folder/threads-0" "$folder/threads-1" | sort -k4,4rn -k5,5rn
+}
+
+# Samples of the collector, where they were asked for: begun, ended, and told.
+start_perf() { # a second
+  if [ -n "$perf" ]; then perf record -q -g -F "$1" -p "$collector" -o "$folder/perf.data" >/dev/null 2>&1 & sampler=$!; started+=("$sampler"); fi
+}
+stop_perf() { if [ -n "$perf" ]; then kill -INT "$sampler"; wait "$sampler" 2>/dev/null || true; fi; }
+perf_table() { # lines
+  [ -n "$perf" ] || return 0
+  echo
+  perf report -i "$folder/perf.data" --no-children --sort comm,symbol -g none --percent-limit 0.7 2>/dev/null | grep -v '^#' | grep -v '^$' | head -n "$1"
+}
 
 mosquitto=$(command -v mosquitto || echo /usr/sbin/mosquitto)
 start_broker() {

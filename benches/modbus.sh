@@ -74,11 +74,11 @@ sleep $warm
 metrics >"$folder/begin"
 cpu_0=($(cpu_of "$collector")) written_0=$(written_by "$collector")
 threads_of "$collector" >"$folder/threads-0"
-if [ -n "$perf" ]; then perf record -q -g -F 499 -p "$collector" -o "$folder/perf.data" >/dev/null 2>&1 & sampler=$!; started+=("$sampler"); fi
+start_perf 499
 sleep "$span"
 cpu_1=($(cpu_of "$collector")) written_1=$(written_by "$collector")
 threads_of "$collector" >"$folder/threads-1"
-if [ -n "$perf" ]; then kill -INT "$sampler"; wait "$sampler" 2>/dev/null || true; fi
+stop_perf
 metrics >"$folder/end"
 rss=$(memory_of "$collector" VmHWM)
 
@@ -115,13 +115,5 @@ row "bytes written per poll" "$(calc "($written_1 - $written_0) / ($polls + 1e-9
 row "readings applied" "$(grown sitepulse_readings_applied_total)" "" ""
 row "ledger balanced" "$(value sitepulse_ledger_balanced <"$folder/end")" "" ""
 echo
-row "the collector's threads: us per poll" user system "waits/s"
-awk -v count="$polls" -v span="$span" '
-  NR == FNR { user[$1] -= $2; system_[$1] -= $3; waits[$1] -= $4; next }
-  { user[$1] += $2; system_[$1] += $3; waits[$1] += $4 }
-  END { for (name in user) printf "%-46s %14.2f %14.2f %8.1f\n", "  " name, user[name] * 1e4 / count, system_[name] * 1e4 / count, waits[name] / span }
-' "$folder/threads-0" "$folder/threads-1" | sort -k3 -rn
-if [ -n "$perf" ]; then
-  echo
-  perf report -i "$folder/perf.data" --no-children --sort comm,symbol -g none --percent-limit 0.7 2>/dev/null | grep -v '^#' | grep -v '^$' | head -n 70
-fi
+threads_table "the collector's threads: us per poll" "1e6 / ($polls + 1e-9)" "$span"
+perf_table 70

@@ -224,6 +224,32 @@ impl DeviceId {
     }
 }
 
+/// A set of devices, a bit for each number up to the largest in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceSet(Vec<u64>);
+
+impl DeviceSet {
+    /// Adds `device`.
+    pub fn insert(&mut self, device: DeviceId) {
+        let (word, bit) = Self::place(device);
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        self.0[word] |= bit;
+    }
+
+    /// Whether `device` is in it.
+    #[must_use]
+    pub fn contains(&self, device: DeviceId) -> bool {
+        let (word, bit) = Self::place(device);
+        self.0.get(word).is_some_and(|bits| bits & bit != 0)
+    }
+
+    const fn place(device: DeviceId) -> (usize, u64) {
+        (device.index() / 64, 1 << (device.index() % 64))
+    }
+}
+
 /// A metric name's number in the store: stable across restarts, dense, starting at 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct MetricId(pub u32);
@@ -322,5 +348,15 @@ mod tests {
             assert_eq!(Window::from_code(window.code()), Some(window));
             assert_eq!(window.label().parse(), Ok(window));
         }
+    }
+
+    #[test]
+    fn a_set_of_devices_holds_what_was_added_and_nothing_beside_it() {
+        let mut set = DeviceSet::default();
+        for device in [0, 63, 64, 130] {
+            set.insert(DeviceId(device));
+        }
+        let held: Vec<u32> = (0..300).filter(|device| set.contains(DeviceId(*device))).collect();
+        assert_eq!(held, [0, 63, 64, 130]);
     }
 }

@@ -254,3 +254,34 @@ fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
 fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
     bytes.get(offset..)?.first_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(payload_bytes: usize) -> Frame {
+        Frame {
+            kind: FrameKind::NativeJson,
+            source: Arc::from("east"),
+            topic: "telemetry/t".to_owned(),
+            payload: vec![b'x'; payload_bytes],
+            arrival: Timestamp::from_millis(0),
+        }
+    }
+
+    #[test]
+    fn few_frames_and_none_that_is_long_are_kept_for_their_memory() {
+        let mut spare = Spare::default();
+        for _ in 0..Spare::FRAMES_MAX {
+            spare.add(frame(Spare::BYTES_MAX));
+        }
+        assert!(spare.0.is_empty());
+        for _ in 0..=Spare::FRAMES_MAX {
+            spare.add(frame(Spare::BYTES_MAX / 2));
+        }
+        assert_eq!(spare.0.len(), Spare::FRAMES_MAX);
+        // What is read into their memory is what stands there, whatever was in it.
+        assert_eq!(spare.texts("t", b"y"), ("t".to_owned(), vec![b'y']));
+        assert_eq!(spare.0.len(), Spare::FRAMES_MAX - 1);
+    }
+}

@@ -256,6 +256,11 @@ impl Journal {
         JournalPosition(self.shared.end())
     }
 
+    /// Whether it refuses records until the store has passed some of it.
+    pub fn is_full(&self) -> bool {
+        self.shared.is_full()
+    }
+
     /// The store has durably passed the records below `passed`: whole segments of them go.
     pub fn release(&self, passed: JournalPosition) {
         self.shared.release(passed.0);

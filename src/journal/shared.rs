@@ -457,6 +457,11 @@ impl Shared {
     // The store's side.
 
     /// Removes the segments whose records the store has all passed.
+    pub(super) fn is_full(&self) -> bool {
+        let state = self.state();
+        state.full || state.short.is_some()
+    }
+
     pub(super) fn release(&self, passed: u64) {
         let mut gone = Vec::new();
         let mut state = self.state();

@@ -21,6 +21,8 @@ const GROUP_BYTES_MAX: u64 = 8 << 20;
 const SEGMENT_RECORDS_MAX: u64 = 1 << 30;
 /// Longest wait before a commit that failed is tried again.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
+/// Segments that fit at least into the room that the journal leaves free on its disk.
+const SEGMENTS_IN_RESERVE: u64 = 4;
 
 /// What one round of the commit thread did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +65,9 @@ impl Writer {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         // At least four segments fit, so that releasing what is passed makes room while the last one is written.
         let segment_bytes = shared.options.segment_bytes.min(shared.options.bytes_max / 4);
+        // What the journal leaves free holds the rows of one and the store's log of them: that is how the store gets to
+        // where a first segment can go, on a disk that the journal has filled.
+        let segment_bytes = segment_bytes.min(shared.storage.space().reserve_bytes() / SEGMENTS_IN_RESERVE);
         Self { shared, active: None, group: Vec::new(), buffer: Vec::new(), segment_bytes }
     }
 

@@ -5,6 +5,7 @@
 //! - A message is counted and applied whole or, where the store cannot be read, not at all and again later.
 //! - Rows, ledger and position reach the store in one transaction; the journal is released only after it.
 //! - A flush that fails keeps everything in memory and is tried again; at the bound of open windows nothing more is read.
+//!   Where the disk has no room for it, what the store does not have is read again and flushed in smaller portions.
 
 mod arrival;
 mod open_windows;
@@ -17,6 +18,8 @@ mod store_health;
 mod stored_rows;
 mod topics;
 
+#[cfg(test)]
+mod full_disk_tests;
 #[cfg(test)]
 mod late_tests;
 #[cfg(any(test, feature = "bench"))]
@@ -59,6 +62,8 @@ const GATHER_WAIT: Duration = Duration::from_millis(25);
 const FINAL_DELAY_MS: i64 = 1_000;
 /// Wait after a flush or a read that failed.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
+/// Bytes of open windows at the least with which a flush is tried again after the disk had no room for twice as many.
+const OPEN_BYTES_MIN: usize = 4 * 1024;
 /// How long a stop goes on reading; a longer backlog is read at the next start.
 const STOP_READING_MAX: Duration = Duration::from_secs(2);
 
@@ -149,7 +154,9 @@ impl Pipeline {
         Ok(thread.spawn(move || driver.run())?)
     }
 
-    fn driver(self) -> Result<Driver, StartError> {
+    fn driver(mut self) -> Result<Driver, StartError> {
+        // The journal has let go of what the store has passed, so that there may be room for that.
+        self.writer.shorten_log();
         let position = self.writer.position()?;
         let mut ledger = self.writer.ledger()?;
         (ledger.received, ledger.pending) = (position.0, 0);
@@ -167,6 +174,7 @@ impl Pipeline {
             reads_until: None,
             counters,
             store_health: StoreHealth::of(self.store_part.clone()),
+            reads_again: false,
             roller,
             pipeline: self,
         })
@@ -230,6 +238,8 @@ struct Driver {
     reads_until: Option<Instant>,
     counters: Counters,
     store_health: StoreHealth,
+    /// Whether what was read and not applied is going to be read again.
+    reads_again: bool,
 }
 
 impl Driver {
@@ -242,15 +252,14 @@ impl Driver {
             let stopping = self.reads_until.is_some();
             let overdue = self.reads_until.is_some_and(|until| Instant::now() >= until);
             let progress = if overdue { Progress::Idle } else { self.take_in(&mut entries) };
-            let idle = matches!(progress, Progress::Idle);
-            let full = self.roller.open_bytes() >= self.pipeline.options.open_windows_bytes_max;
-            // At the start, and at the end, what was caught up with is written without waiting for its turn.
-            let caught_up = idle && (stopping || !self.pipeline.ready.load(Ordering::Acquire));
-            if (full || caught_up || self.flush_due()) && !self.flush() {
+            if (self.roller.is_full() || self.has_caught_up(&progress) || self.flush_due()) && !self.flush() {
                 if stopping {
                     return; // The journal still has everything.
                 }
-                std::thread::sleep(RETRY_WAIT);
+                // Fewer rows are another attempt, and there are not many of these.
+                if !self.reads_again {
+                    std::thread::sleep(RETRY_WAIT);
+                }
                 continue;
             }
             if stopping && !matches!(progress, Progress::Some) {
@@ -264,6 +273,20 @@ impl Driver {
         }
     }
 
+    /// Whether what is to be caught up with has been read, at the end all there is, at the start what the journal held
+    /// then: it is written without waiting for its turn. What has come since the start delays nothing.
+    fn has_caught_up(&self, progress: &Progress) -> bool {
+        let idle = matches!(progress, Progress::Idle);
+        match self.reads_until {
+            Some(_) => idle,
+            None => !self.is_ready() && (idle || self.roller.position() >= self.caught_up_at),
+        }
+    }
+
+    fn is_ready(&self) -> bool {
+        self.pipeline.ready.load(Ordering::Acquire)
+    }
+
     fn flush_due(&mut self) -> bool {
         let now = self.pipeline.clock.now();
         if self.looked.elapsed() >= self.pipeline.options.flush_interval {
@@ -271,7 +294,9 @@ impl Driver {
         }
         let time = self.flush_time(now);
         let finality = self.pipeline.writer.makes_final(time.plus_millis(-FINAL_DELAY_MS));
-        self.schedule.is_due(Instant::now(), finality, self.roller.unfinished_windows(time))
+        // Nothing more comes in while the journal is full, so nothing is gained by waiting for it.
+        let unfinished = if self.pipeline.journal.is_full() { 0 } else { self.roller.unfinished_windows(time) };
+        self.schedule.is_due(Instant::now(), finality, unfinished)
     }
 
     /// The time by which a flush makes windows final: that of the messages while more of them wait in the journal, so that
@@ -295,6 +320,9 @@ impl Driver {
 
     /// Reads what the journal has and applies it, unless as much is open as may be.
     fn take_in(&mut self, entries: &mut Vec<Entry>) -> Progress {
+        if std::mem::take(&mut self.reads_again) {
+            entries.clear();
+        }
         if entries.is_empty() {
             match self.reader.read(READ_BYTES, entries) {
                 Ok(0) => return Progress::Idle,
@@ -312,7 +340,7 @@ impl Driver {
             if index % AHEAD == 0 {
                 found = self.roller.look_ahead(&entries[index..]);
             }
-            if self.roller.open_bytes() >= self.pipeline.options.open_windows_bytes_max {
+            if self.roller.is_full() {
                 break;
             }
             if let Err(error) = self.roller.apply(entry, found[index % AHEAD], &self.pipeline.writer) {
@@ -360,12 +388,18 @@ impl Driver {
             Err(error) => {
                 self.counters.flush_failures.add(1);
                 self.trouble("cannot write to the store", &error);
+                if error.is_full() {
+                    self.begin_anew();
+                }
                 return false;
             }
         }
         self.store_health.report(self.pipeline.writer.fill(), now);
         let position = self.roller.flushed(time, &self.pipeline.writer);
+        self.roller.widen(self.pipeline.options.open_windows_bytes_max);
         self.pipeline.journal.release(position);
+        // On a full disk there may be room for that only now.
+        self.pipeline.writer.shorten_log();
         self.counters.stored_messages.set(position.0);
         self.counters.open_windows.set(self.roller.open_windows() as u64);
         self.counters.open_windows_bytes.set(self.roller.open_bytes() as u64);
@@ -374,6 +408,22 @@ impl Driver {
         }
         self.note_readiness();
         true
+    }
+
+    /// Has what the store does not have read again, to be flushed in portions of half the size. One flush of it all takes
+    /// more room than the disk has, and would never have it: only a flush that succeeds lets the journal go on.
+    fn begin_anew(&mut self) {
+        self.pipeline.writer.shorten_log();
+        let open_bytes_max = self.roller.open_bytes() / 2;
+        if open_bytes_max < OPEN_BYTES_MIN {
+            return;
+        }
+        // A store that cannot be read now is tried with the next flush that fails.
+        let Ok(roller) = self.roller.anew(open_bytes_max, &self.pipeline.writer) else { return };
+        info!(open_bytes_max, "the disk has no room for so many rows at once, trying fewer");
+        self.reader = self.pipeline.journal.reader(roller.position());
+        (self.roller, self.reads_again) = (roller, true);
+        self.pipeline.board.post(self.roller.ledger(), self.roller.position());
     }
 
     /// Counts a step of the clock, and says how far it was set.
@@ -391,8 +441,12 @@ impl Driver {
         }
     }
 
-    /// Notes by how much the newest window was in the store, final, later than its end and grace.
+    /// Notes by how much the newest window was in the store, final, later than its end and grace. Not before what the
+    /// journal held at the start is in the store: how old that is says nothing of how fast it is now.
     fn note_final(&self, before: Option<Timestamp>) {
+        if !self.is_ready() {
+            return;
+        }
         let Some(until) =
             self.pipeline.writer.final_until().filter(|&until| before.is_some_and(|before| until > before))
         else {

@@ -1,4 +1,4 @@
-//! The windows that changed since the last flush, and those that may still change.
+//! The windows that changed since the last flush, and those that are not over.
 //!
 //! Owns them by device, so that a message finds its window with its device's number and a flush finds the rows in the
 //! order of the store's key.

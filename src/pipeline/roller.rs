@@ -1,8 +1,9 @@
 //! Entries of the journal applied to open windows, with the ledger that accounts for each.
 //!
-//! Owns the windows that changed since the last flush and those that may still change. Never reads the clock: everything
+//! Owns the windows that changed since the last flush and those that are not over. Never reads the clock: everything
 //! follows from the entries, so a replay comes to the same.
 
+mod anew;
 #[cfg(feature = "bench")]
 #[path = "roller_bench.rs"]
 pub mod bench;

@@ -28,7 +28,7 @@ impl SteppedPipeline {
 
     /// Whether as much is open as may be.
     pub(crate) fn is_full(&self) -> bool {
-        self.driver.roller.open_bytes() >= self.driver.pipeline.options.open_windows_bytes_max
+        self.driver.roller.is_full()
     }
 
     /// The ledger now.

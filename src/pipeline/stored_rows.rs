@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::{DeviceId, WindowStart};
+use crate::model::{DeviceId, DeviceSet, WindowStart};
 
 /// Windows whose rows are known; of older ones the store is asked.
 const WINDOWS_MAX: usize = 8;
@@ -12,8 +12,8 @@ const WINDOWS_MAX: usize = 8;
 pub(super) struct StoredRows {
     /// Windows that start here or before are not known.
     unknown_until: Option<WindowStart>,
-    /// A bit for each device; windows without an entry have no row.
-    by_start: BTreeMap<WindowStart, Vec<u64>>,
+    /// Windows without an entry have no row.
+    by_start: BTreeMap<WindowStart, DeviceSet>,
 }
 
 impl StoredRows {
@@ -24,8 +24,7 @@ impl StoredRows {
 
     /// Whether the store may have a row of `device` for the window that starts at `start`.
     pub(super) fn may_have(&self, start: WindowStart, device: DeviceId) -> bool {
-        let (word, bit) = place(device);
-        let has = |devices: &Vec<u64>| devices.get(word).is_some_and(|bits| bits & bit != 0);
+        let has = |devices: &DeviceSet| devices.contains(device);
         self.unknown_until.is_some_and(|until| start <= until) || self.by_start.get(&start).is_some_and(has)
     }
 
@@ -34,20 +33,11 @@ impl StoredRows {
         if self.unknown_until.is_some_and(|until| start <= until) {
             return;
         }
-        let (word, bit) = place(device);
-        let devices = self.by_start.entry(start).or_default();
-        if devices.len() <= word {
-            devices.resize(word + 1, 0);
-        }
-        devices[word] |= bit;
+        self.by_start.entry(start).or_default().insert(device);
         if self.by_start.len() > WINDOWS_MAX {
             self.unknown_until = self.by_start.pop_first().map(|(start, _)| start);
         }
     }
-}
-
-const fn place(device: DeviceId) -> (usize, u64) {
-    (device.index() / 64, 1 << (device.index() % 64))
 }
 
 #[cfg(test)]

@@ -32,7 +32,7 @@ pub(super) fn options() -> Options {
 }
 
 /// One listed device `meter` at the site `B_1`.
-fn listed() -> Inventory {
+pub(super) fn listed() -> Inventory {
     listed_with(|_| {})
 }
 
@@ -94,7 +94,7 @@ impl World {
         Self::open_with(folder, &listed())
     }
 
-    fn open_with(folder: tempfile::TempDir, listed: &Inventory) -> Self {
+    pub(super) fn open_with(folder: tempfile::TempDir, listed: &Inventory) -> Self {
         let options_of_writer = WriterOptions {
             grace_ms: 10_000,
             retention_ms: 86_400_000,
@@ -152,6 +152,12 @@ impl World {
 
     /// The pipeline without its thread, over a journal in the same folder.
     pub(super) fn into_driver(self) -> (Driver, tempfile::TempDir) {
+        let (pipeline, folder) = self.into_pipeline();
+        (pipeline.driver().expect("a driver"), folder)
+    }
+
+    /// The pipeline before its start, over an empty journal in the same folder.
+    pub(super) fn into_pipeline(self) -> (Pipeline, tempfile::TempDir) {
         let Self { folder, writer, roller, inventory } = self;
         let (clock, health) = (Clock::system(), Health::default());
         let part = |kind, name: &str| health.part(kind, name, clock.now());
@@ -177,7 +183,7 @@ impl World {
             ready: Arc::<AtomicBool>::default(),
             stop: Arc::<AtomicBool>::default(),
         };
-        (pipeline.driver().expect("a driver"), folder)
+        (pipeline, folder)
     }
 
     /// The ledger against a journal that ends where the roller is.

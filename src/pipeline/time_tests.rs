@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::tests::{T0, World, frame, listed_with};
-use super::{Driver, write};
+use super::{Driver, Pipeline, Progress, write};
 use crate::clock::StepWatch;
 use crate::inventory::{Profile, TimePolicy, TimeRule, TimeUnit};
 use crate::journal::Entry;
@@ -183,26 +183,32 @@ fn a_step_of_the_clock_is_counted_and_told() {
     assert!(snapshot.detail.starts_with("rows reach the store; clock stepped back by 8h"), "{}", snapshot.detail);
 }
 
+/// Has the journal keep a message each of these long after the start.
+fn keep(pipeline: &Pipeline, arrivals_ms: &[i64]) {
+    let (kept, is_kept) = std::sync::mpsc::channel();
+    let frame = |ms: &i64| match message(&ahead(*ms), 5.0, *ms) {
+        Entry::Frame(frame) => frame,
+        Entry::Lost { .. } => unreachable!("a message is a frame"),
+    };
+    let receipt = Box::new(move || kept.send(()).expect("the test waits"));
+    pipeline.journal.inlet().append(arrivals_ms.iter().map(frame).collect(), receipt).expect("room");
+    is_kept.recv().expect("they are on disk");
+}
+
+fn read_one(driver: &mut Driver) {
+    let mut entries = Vec::new();
+    driver.reader.read(1, &mut entries).expect("readable");
+    driver.roller.apply(&entries[0], None, &driver.pipeline.writer).expect("the store answers");
+}
+
 #[test]
 fn a_backlog_makes_no_window_final_before_its_own_time_and_none_open_again() {
     let mut world = World::new();
     let first = Timestamp::from_millis(T0);
     world.flush(first);
     let (mut driver, _folder) = world.into_driver();
-    let (kept, is_kept) = std::sync::mpsc::channel();
-    let backlog = [0, 600_000].map(|ms| match message(&ahead(ms), 5.0, ms) {
-        Entry::Frame(frame) => frame,
-        Entry::Lost { .. } => unreachable!("a message is a frame"),
-    });
-    let receipt = Box::new(move || kept.send(()).expect("the test waits"));
-    driver.pipeline.journal.inlet().append(backlog.into(), receipt).expect("room");
-    is_kept.recv().expect("the backlog is on disk");
+    keep(&driver.pipeline, &[0, 600_000]);
     let now = driver.pipeline.clock.now();
-    let read_one = |driver: &mut Driver| {
-        let mut entries = Vec::new();
-        driver.reader.read(1, &mut entries).expect("readable");
-        driver.roller.apply(&entries[0], None, &driver.pipeline.writer).expect("the store answers");
-    };
     // What was final stays so, and nothing more before the first message is read.
     let grace_ms = millis(driver.pipeline.options.grace);
     assert_eq!(Some(driver.flush_time(now)), driver.pipeline.writer.final_until().map(|at| at.plus_millis(grace_ms)));
@@ -216,4 +222,27 @@ fn a_backlog_makes_no_window_final_before_its_own_time_and_none_open_again() {
     // The end of the backlog is the present.
     read_one(&mut driver);
     assert_eq!(driver.flush_time(now), now);
+}
+
+#[test]
+fn a_start_is_ready_with_what_the_journal_held_then_and_its_age_is_no_delay() {
+    let mut world = World::new();
+    world.flush(Timestamp::from_millis(T0));
+    let (pipeline, _folder) = world.into_pipeline();
+    keep(&pipeline, &[600_000, 1_200_000]);
+    let mut driver = pipeline.driver().expect("a driver");
+    // More comes all the time.
+    keep(&driver.pipeline, &[1_800_000, 2_400_000]);
+    let final_delay_ms_max =
+        |driver: &Driver| driver.pipeline.part.snapshot().counters.get("final_delay_ms_max").copied();
+    read_one(&mut driver);
+    assert!(!driver.has_caught_up(&Progress::Some));
+    read_one(&mut driver);
+    assert!(driver.has_caught_up(&Progress::Some) && driver.flush() && driver.is_ready());
+    assert!(driver.pipeline.writer.final_until() > Some(Timestamp::from_millis(T0)));
+    assert_eq!(final_delay_ms_max(&driver), Some(0));
+    // From now on it counts.
+    read_one(&mut driver);
+    assert!(!driver.has_caught_up(&Progress::Some) && driver.flush());
+    assert!(final_delay_ms_max(&driver) > Some(0));
 }

@@ -86,12 +86,11 @@ impl Finality {
 /// End of the newest row that a clock that shows `now` may have seen, before `until`: the rows around `now` and those
 /// that follow them without a long gap.
 fn rows_end(connection: &Connection, now: Timestamp, until: Timestamp) -> Result<Option<Timestamp>, rusqlite::Error> {
-    let mut newest = connection.prepare_cached("SELECT max(start) FROM rollup WHERE start < ?")?;
+    let mut walk = Walk::new(connection)?;
     let mut from = now;
     loop {
-        let before = from.plus_millis(ROWS_GAP_MS_MAX).min(until);
-        let start: Option<i64> = newest.query_row([before.as_millis()], |row| row.get(0))?;
-        let found = start.map(|start| Timestamp::from_millis(start).plus_millis(BASE_WINDOW_MS));
+        let start = walk.start_before(from.plus_millis(ROWS_GAP_MS_MAX).min(until))?;
+        let found = start.map(|start| start.plus_millis(BASE_WINDOW_MS));
         match found {
             Some(end) if end > from => from = end,
             _ => return Ok(found),
@@ -187,12 +186,10 @@ impl Feeder<'_> {
     /// Amends the longer windows that were made final early, by the base windows in them that become final only now.
     fn amend_early(&self, before: Finality, after: Timestamp) -> Result<(), rusqlite::Error> {
         let Some((_, early_until)) = before.early else { return Ok(()) };
-        let mut next =
-            self.transaction.prepare_cached("SELECT min(start) FROM rollup WHERE start >= ? AND start < ?")?;
-        let end = after.min(early_until).as_millis();
+        let mut walk = Walk::new(self.transaction)?;
+        let end = after.min(early_until);
         let mut cursor = before.until.max(self.oldest);
-        while let Some(start) = next.query_row([cursor.as_millis(), end], |row| row.get::<_, Option<i64>>(0))? {
-            let start = Timestamp::from_millis(start);
+        while let Some(start) = walk.start_from(cursor)?.filter(|start| *start < end) {
             cursor = start.plus_millis(BASE_WINDOW_MS);
             let longer =
                 Window::ALL.into_iter().skip(1).map(|window| (window, window.bounds(start, &self.options.zone)));
@@ -232,11 +229,11 @@ impl Feeder<'_> {
 
     /// Goes from row to row, so that a span of years without rows costs nothing.
     fn finalise_with_rows(&self, window: Window, before: Finality, after: Timestamp) -> Result<(), rusqlite::Error> {
-        let mut next = self.transaction.prepare_cached("SELECT min(start) FROM rollup WHERE start >= ?")?;
+        let mut walk = Walk::new(self.transaction)?;
         // Rows before `oldest` may be there still; a window that they are a part of is looked at for the rest of it.
         let mut cursor = window.bounds(before.until, &self.options.zone).0.max(self.oldest);
-        while let Some(row) = next.query_row([cursor.as_millis()], |row| row.get::<_, Option<i64>>(0))? {
-            let (start, end) = window.bounds(Timestamp::from_millis(row), &self.options.zone);
+        while let Some(row) = walk.start_from(cursor)? {
+            let (start, end) = window.bounds(row, &self.options.zone);
             if end > after {
                 break;
             }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use jiff::tz::TimeZone;
 
-use crate::model::{DeviceId, Timestamp, Window, WindowStart};
+use crate::model::{DeviceId, DeviceSet, Timestamp, Window, WindowStart};
 
 /// Windows that are remembered at the most: an hour of one kind takes 9 KiB for 75,000 devices.
 const WINDOWS_MAX: usize = 256;
@@ -19,11 +19,13 @@ pub(super) struct Heard {
     /// Windows whose devices will be asked for.
     kinds: Vec<Window>,
     zone: TimeZone,
-    windows: BTreeMap<(Window, WindowStart), Bits>,
+    windows: BTreeMap<(Window, WindowStart), DeviceSet>,
     /// Every row that starts here or later is in them.
     complete_from: Timestamp,
     /// The latest start that was noted.
     newest: Option<WindowStart>,
+    /// Windows that start before this have lost rows: they are told by nobody, and not remembered.
+    kept_from: Timestamp,
     /// Where the row before came to lie: rows come in order of their start.
     bounds: Option<(WindowStart, Vec<(Window, WindowStart)>)>,
 }
@@ -31,7 +33,8 @@ pub(super) struct Heard {
 impl Heard {
     /// Of a store whose newest row starts at `newest`.
     pub(super) fn new(newest: Option<WindowStart>, kinds: Vec<Window>, zone: TimeZone) -> Self {
-        Self { kinds, zone, windows: BTreeMap::new(), complete_from: after(newest), newest, bounds: None }
+        let kept_from = Timestamp::from_millis(i64::MIN);
+        Self { kinds, zone, windows: BTreeMap::new(), complete_from: after(newest), newest, kept_from, bounds: None }
     }
 
     /// Every row that starts here or later was noted.
@@ -46,14 +49,14 @@ impl Heard {
             return;
         }
         if self.bounds.as_ref().is_none_or(|(known, _)| *known != start) {
-            let of = |window: &Window| (*window, window.bounds(start, &self.zone).0);
-            self.bounds = Some((start, self.kinds.iter().map(of).collect()));
+            let keys = self.kinds.iter().map(|window| (*window, window.bounds(start, &self.zone).0));
+            self.bounds = Some((start, keys.filter(|(_, start)| *start >= self.kept_from).collect()));
         }
         for key in self.bounds.iter().flat_map(|(_, keys)| keys) {
-            if let Some(bits) = self.windows.get_mut(key) {
-                bits.set(device);
+            if let Some(devices) = self.windows.get_mut(key) {
+                devices.insert(device);
             } else if self.windows.len() < WINDOWS_MAX {
-                self.windows.entry(*key).or_default().set(device);
+                self.windows.entry(*key).or_default().insert(device);
             } else {
                 return self.forget();
             }
@@ -62,15 +65,23 @@ impl Heard {
 
     /// Whether the device has a row in the window that starts at `start`; false where it was not noted.
     pub(super) fn holds(&self, window: Window, start: WindowStart, device: DeviceId) -> bool {
-        self.windows.get(&(window, start)).is_some_and(|bits| bits.has(device))
+        self.windows.get(&(window, start)).is_some_and(|devices| devices.contains(device))
     }
 
-    /// Lets go windows that end at `until` or before, which were asked for. Where rows of another one went (those
-    /// before `kept_from`), everything is to be looked for in the table.
-    pub(super) fn settle(&mut self, until: Timestamp, kept_from: Option<Timestamp>) {
+    /// Lets go windows that end at `until` or before, which were asked for.
+    pub(super) fn settle(&mut self, until: Timestamp) {
         self.windows.retain(|(window, start), _| window.bounds(*start, &self.zone).1 > until);
-        if self.windows.keys().any(|(_, start)| Some(*start) < kept_from) {
+    }
+
+    /// Lets go windows that start before `kept_from`, of which rows went. Where they are kept from an earlier instant
+    /// again, everything is to be looked for in the table.
+    pub(super) fn keep_from(&mut self, kept_from: Timestamp) {
+        if kept_from < self.kept_from {
             self.forget();
+        }
+        if kept_from != self.kept_from {
+            (self.kept_from, self.bounds) = (kept_from, None);
+            self.windows.retain(|(_, start), _| *start >= kept_from);
         }
     }
 
@@ -83,24 +94,6 @@ impl Heard {
 
 fn after(newest: Option<WindowStart>) -> Timestamp {
     newest.map_or(Timestamp::from_millis(i64::MIN), |newest| newest.plus_millis(1))
-}
-
-/// A set of devices.
-#[derive(Debug, Default)]
-struct Bits(Vec<u64>);
-
-impl Bits {
-    fn set(&mut self, device: DeviceId) {
-        let (word, bit) = (device.index() / 64, device.index() % 64);
-        if self.0.len() <= word {
-            self.0.resize(word + 1, 0);
-        }
-        self.0[word] |= 1 << bit;
-    }
-
-    fn has(&self, device: DeviceId) -> bool {
-        self.0.get(device.index() / 64).is_some_and(|word| word >> (device.index() % 64) & 1 == 1)
-    }
 }
 
 #[cfg(test)]
@@ -131,19 +124,35 @@ mod tests {
     }
 
     #[test]
-    fn a_window_of_which_rows_went_is_looked_for_in_the_table() {
+    fn what_is_forgotten_is_looked_for_in_the_table() {
         let mut heard = heard();
         heard.note(minute(60), DeviceId(1));
         heard.note(minute(70), DeviceId(1));
-        heard.settle(minute(65), Some(minute(60)));
+        heard.settle(minute(65));
+        heard.keep_from(minute(60));
         assert!(!heard.holds(Window::Minute5, minute(60), DeviceId(1)), "it is over");
         assert!(heard.holds(Window::Hour1, minute(60), DeviceId(1)));
-        heard.settle(minute(65), Some(minute(61)));
+        heard.forget();
         assert!(!heard.holds(Window::Hour1, minute(60), DeviceId(1)) && heard.complete_from() > minute(70));
         heard.note(minute(70), DeviceId(2));
         assert!(!heard.holds(Window::Hour1, minute(60), DeviceId(2)), "it is looked for as well");
         heard.note(minute(71), DeviceId(2));
         assert!(heard.holds(Window::Hour1, minute(60), DeviceId(2)));
+    }
+
+    #[test]
+    fn a_window_of_which_rows_went_costs_the_others_nothing_and_is_not_noted_again() {
+        let mut heard = heard();
+        heard.note(minute(70), DeviceId(1));
+        heard.keep_from(minute(61));
+        heard.note(minute(70), DeviceId(2));
+        assert!(!heard.holds(Window::Hour1, minute(60), DeviceId(1)) && heard.windows.len() == 1);
+        let five = |device| heard.holds(Window::Minute5, minute(70), DeviceId(device));
+        assert_eq!([1, 2].map(five), [true, true]);
+        assert!(heard.complete_from() <= minute(60), "the others are known as before");
+        // The clock fell back: rows may be told again that nobody remembers.
+        heard.keep_from(minute(60));
+        assert!(heard.windows.is_empty() && heard.complete_from() > minute(70));
     }
 
     #[test]

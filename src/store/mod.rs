@@ -89,6 +89,13 @@ impl Error {
         let Self::Sqlite { source, .. } = self else { return false };
         source.sqlite_error_code() == Some(rusqlite::ErrorCode::OperationInterrupted)
     }
+
+    /// Whether the disk has no room for what was to be written.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let Self::Sqlite { source, .. } = self else { return false };
+        source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+    }
 }
 
 /// Where the store lives, and how its connections are opened.

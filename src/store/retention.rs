@@ -23,7 +23,8 @@ const DEAD_LETTERS_MAX: i64 = 1_000;
 /// Rows of a table that one flush deletes at the most, or twice as many as it wrote where that is more, so that
 /// retention never holds up a flush for long and still gains on it.
 const DELETED_ROWS_MAX: usize = 20_000;
-/// Windows that one flush gives up at the most for the bound in bytes.
+/// Windows that one flush gives up at the most for the bound in bytes, or twice as many as it wrote rows where that is
+/// more.
 const SHED_WINDOWS_MAX: usize = 500;
 /// Indicators that are deleted at a time for the bound in bytes.
 const SHED_INDICATORS: i64 = 1_000;
@@ -68,6 +69,8 @@ pub(super) struct Pruner<'a> {
     kept_before: Timestamp,
     /// Rows that may still be deleted.
     rows_left: usize,
+    /// Windows that may still be given up.
+    windows_left: usize,
 }
 
 /// Until where rows may go for the bound in bytes.
@@ -80,12 +83,13 @@ struct Limits {
 }
 
 impl<'a> Pruner<'a> {
-    /// Reads what went before. `last` is the end of the newest window that is final by the clock.
+    /// Reads what went before. `last` is the end of the newest window that is final by the clock, `final_before` that of
+    /// the newest one that was final before this flush.
     pub(super) fn new(
         transaction: &'a Transaction<'a>,
         options: &'a WriterOptions,
         bound: &'a Bound,
-        (now, last): (Timestamp, Timestamp),
+        (now, last, final_before): (Timestamp, Timestamp, Option<Timestamp>),
     ) -> Result<Self, rusqlite::Error> {
         let never = Timestamp::from_millis(i64::MIN);
         let read = |key: StateKey| Ok::<_, rusqlite::Error>(key.read(transaction)?.map(Timestamp::from_millis));
@@ -94,8 +98,21 @@ impl<'a> Pruner<'a> {
         let shed_until = read(StateKey::ShedUntil)?.unwrap_or(never);
         let shed_until = if last < CLOCK_SET_FROM { shed_until } else { shed_until.min(last) };
         let kept_before = read(StateKey::KeptFrom)?.unwrap_or(never);
-        let kept_from = aged_until.max(shed_until);
-        Ok(Self { transaction, options, bound, aged_until, shed_until, kept_from, kept_before, rows_left: 0 })
+        // Only a clock that fell back takes anything back of it: a flush that goes by a backlog's time is a little behind
+        // the one before it, and a longer retention brings no row back.
+        let is_behind = final_before.is_none_or(|before| last < before);
+        let kept_from = aged_until.max(shed_until).max(if is_behind { never } else { kept_before });
+        Ok(Self {
+            transaction,
+            options,
+            bound,
+            aged_until,
+            shed_until,
+            kept_from,
+            kept_before,
+            rows_left: 0,
+            windows_left: 0,
+        })
     }
 
     /// What a window that starts before this comes to can no longer be told.
@@ -111,6 +128,7 @@ impl<'a> Pruner<'a> {
         (final_until, last): (Timestamp, Timestamp),
     ) -> Result<Fill, rusqlite::Error> {
         self.rows_left = DELETED_ROWS_MAX.max(2 * rows_written);
+        self.windows_left = SHED_WINDOWS_MAX.max(2 * rows_written);
         let portion = to_sql(self.rows_left as u64);
         self.note_lost(self.kept_before, self.kept_from)?;
         self.delete_rows()?;
@@ -245,18 +263,17 @@ impl<'a> Pruner<'a> {
     /// Deletes the oldest until the store is within its bound, or as much as may go in one flush.
     fn shed(&mut self, bytes_max: u64, limits: Limits) -> Result<Pressure, rusqlite::Error> {
         let mut pressure = Pressure::None;
-        let mut windows = SHED_WINDOWS_MAX;
-        while self.rows_left > 0 && windows > 0 && used_bytes(self.transaction)? > bytes_max {
+        while self.may_shed() && used_bytes(self.transaction)? > bytes_max {
             pressure = Pressure::AtBound;
-            windows -= 1;
+            self.windows_left -= 1;
             if self.delete_rows()? == 0 && !self.give_up_window(limits.taken)? && !self.shed_indicators(Whose::Taken)? {
                 pressure = Pressure::Held;
                 break;
             }
         }
-        while self.rows_left > 0 && windows > 0 && used_bytes(self.transaction)? > hard(bytes_max) {
+        while self.may_shed() && used_bytes(self.transaction)? > hard(bytes_max) {
             pressure = Pressure::Shedding;
-            windows -= 1;
+            self.windows_left -= 1;
             if self.delete_rows()? > 0 {
                 continue;
             }
@@ -268,6 +285,10 @@ impl<'a> Pruner<'a> {
         }
         // A portion that did not suffice goes on with the next flush.
         Ok(pressure)
+    }
+
+    fn may_shed(&self) -> bool {
+        self.rows_left > 0 && self.windows_left > 0
     }
 
     /// Gives up the oldest base window that ends at `limit` or before; false where there is none.

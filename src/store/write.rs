@@ -25,6 +25,8 @@ pub const DEAD_LETTER_BYTES_MAX: usize = 1_024;
 
 /// Pages after which the log is folded into the file.
 const CHECKPOINT_PAGES: i64 = 1_000;
+/// Bytes of changed pages at the most that are in memory and not in the log before a commit: SQLite's cache.
+const CACHE_BYTES_MAX: u64 = 2_000 * 1_024;
 /// How long a flush waits for readers when the log is too long.
 const LOG_WAIT: Duration = Duration::from_millis(200);
 
@@ -204,6 +206,7 @@ impl Writer {
         set("journal_size_limit", log_bytes)
             .and_then(|()| set("wal_autocheckpoint", (log_bytes >> 12).min(CHECKPOINT_PAGES)))
             .map_err(|source| self.path.error("set up", source))?;
+        self.shorten_log();
         Ok(self)
     }
 
@@ -341,6 +344,7 @@ impl Writer {
     pub fn flush(&mut self, flush: &mut Flush<'_>) -> Result<usize, Error> {
         let path = self.path.clone();
         self.look_at_disk();
+        self.shorten_log();
         let rows = self.flush_inner(flush).map_err(|source| {
             // It was noted that rows were written which are not there.
             self.heard.forget();
@@ -350,11 +354,16 @@ impl Writer {
         Ok(rows)
     }
 
-    /// Folds a log into the file that readers have kept from being begun anew, as far as they let it in a moment.
-    fn shorten_log(&mut self) {
-        let log_bytes = self.path.file_bytes().1;
+    /// Folds a log into the file that readers, or a full disk, have kept from being begun anew, as far as they let it in a
+    /// moment. A flush that succeeds does so; it is worth trying again where the disk has got room since.
+    pub fn shorten_log(&mut self) {
+        let (log_bytes, space) = (self.path.file_bytes().1, self.path.space());
         self.fill.log_bytes = log_bytes;
-        if log_bytes <= 2 * u64::try_from(self.bound.log_bytes_max()).unwrap_or(0) {
+        // Where little is free, all of it: a flush that fails leaves the log as long as there was room, and its space comes
+        // back only while nothing else is in it.
+        let log_bytes_max =
+            if is_tight(space) { 0 } else { 2 * u64::try_from(self.bound.log_bytes_max()).unwrap_or(0) };
+        if log_bytes <= log_bytes_max {
             return;
         }
         let fold = || {
@@ -387,8 +396,14 @@ impl Writer {
         let mut amended = Amended::new(before);
         let rows = write_rows(&transaction, flush.rows, &mut self.scratch, (&mut amended, &mut self.heard))?;
         amended.amend_successors(&transaction)?;
-        let pruner = Pruner::new(&transaction, options, &self.bound, (flush.now, final_now))?;
+        let pruner = Pruner::new(
+            &transaction,
+            options,
+            &self.bound,
+            (flush.now, final_now, self.finality.map(|known| known.until)),
+        )?;
         let oldest = pruner.kept_from();
+        self.heard.keep_from(oldest);
         let heard = &self.heard;
         let feeder = Feeder { transaction: &transaction, options, generation, heard, oldest, untold: Cell::default() };
         amended.write(&feeder)?;
@@ -401,14 +416,38 @@ impl Writer {
         after.write(&transaction)?;
         StateKey::Generation.write(&transaction, to_sql(generation))?;
         let fill = pruner.prune(rows, (after.until, final_now))?;
+        check_room(&transaction, &self.path)?;
         transaction.commit()?;
         self.finality = Some(after);
         self.fell_back_to = (after.until > final_now).then_some(after.until);
         (self.fill, self.kept_from) = (fill, fill.kept_from);
         self.unlisted = Unlisted::default();
-        self.heard.settle(after.until, fill.kept_from);
+        self.heard.settle(after.until);
+        self.heard.keep_from(fill.kept_from.unwrap_or(oldest));
         Ok(rows)
     }
+}
+
+/// Fails where the disk would be left without the room that the file needs to take in what the log holds: then neither
+/// could grow any more, whatever is to be written.
+fn check_room(transaction: &Transaction<'_>, path: &StorePath) -> Result<(), rusqlite::Error> {
+    let space = path.space();
+    if !is_tight(space) {
+        return Ok(());
+    }
+    let number = |sql| transaction.prepare_cached(sql)?.query_row((), |row| row.get::<_, u32>(0)).map(u64::from);
+    let bytes = number("PRAGMA page_count")? * number("PRAGMA page_size")?;
+    let growth = bytes.saturating_sub(path.file_bytes().0);
+    if space.free_bytes >= growth + CACHE_BYTES_MAX {
+        return Ok(());
+    }
+    let message = "database or disk is full: the file would have no room for what its log holds".to_owned();
+    Err(rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), Some(message)))
+}
+
+/// Whether so little is free that a large flush may take it all.
+fn is_tight(space: Space) -> bool {
+    space.free_bytes < 2 * space.reserve_bytes()
 }
 
 fn newest_row(connection: &Connection) -> Result<Option<WindowStart>, rusqlite::Error> {

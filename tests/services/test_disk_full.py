@@ -3,6 +3,7 @@ recovers with no hand on it. Each test has a small file system of its own (tmpfs
 
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 import threading
@@ -170,5 +171,29 @@ def test_journal_and_store_alone_fill_the_disk_and_go_on_at_its_bound(broker, di
         sitepulse.start()
         assert_balanced(sitepulse.ledger())
         assert rows() + discards(sitepulse)["store_rows_shed"] == messages
+    finally:
+        sitepulse.close()
+
+
+def test_a_city_whose_rows_take_more_than_the_journal_leaves_free_is_stored_and_the_journal_goes_on(broker, disk, tmp_path):
+    url = f"mqtt://127.0.0.1:{broker.port}"
+    sitepulse = Sitepulse(tmp_path, "", [], [])
+    shutil.rmtree(sitepulse.config)
+    inventory = ["simulate", "inventory", "--sites", "20000", "--broker", url, "--listen", f"127.0.0.1:{sitepulse.port}"]
+    subprocess.run([BINARY, *inventory, "--out", sitepulse.config], check=True, stdout=subprocess.DEVNULL)
+    config = sitepulse.config / "sitepulse.toml"
+    config.write_text(config.read_text().replace('data_dir = "data"', f'data_dir = "{disk}"'))
+    try:
+        sitepulse.start()
+        connected(sitepulse)
+        load = ["simulate", "--broker", url, "--sites", "20000", "--rate", "30000", "--for", "6s", "--json"]
+        sent = json.loads(subprocess.run([BINARY, *load], check=True, capture_output=True, text=True).stdout)["messages"]
+        # The disk is full before the first flush is due, and takes two of them at the most.
+        wait_for("the journal refuses", lambda: sitepulse.part("journal")["counters"]["refused_full"])
+        ledger = sitepulse.settled(sent, 13 * sent, 180)
+        assert_balanced(ledger)
+        assert ledger["readings"]["applied"] == 13 * sent, ledger
+        wait_for("the journal is up again", lambda: sitepulse.part("journal")["state"] == "up")
+        assert sitepulse.stop() < 10
     finally:
         sitepulse.close()

@@ -255,7 +255,7 @@ impl Driver {
                 dry_naps += 1;
                 thread::sleep(NAP);
             } else {
-                self.wait_for_either(link)?;
+                self.wait_for_either(link, QUIET_WAIT_MAX)?;
             }
         }
         if let Err(failure) = self.take_leave(link) {
@@ -264,14 +264,11 @@ impl Driver {
         Ok(())
     }
 
-    /// Waits for the socket or for the journal, now that naps bring nothing.
-    fn wait_for_either(&mut self, link: &mut Link<TcpStream>) -> Result<(), Failure> {
+    /// Waits for the socket or for the journal, now that naps bring nothing. Returns whether anything came.
+    fn wait_for_either(&mut self, link: &mut Link<TcpStream>, time_max: Duration) -> Result<bool, Failure> {
         self.bell.listen();
         // What was settled before the bell was listened for does not ring it.
-        if self.settle(link, Instant::now())? == 0 {
-            self.bell.wait(&link.stream, QUIET_WAIT_MAX, NAP);
-        }
-        Ok(())
+        Ok(self.settle(link, Instant::now())? > 0 || self.bell.wait(&link.stream, time_max, NAP))
     }
 
     /// One round: hears from the journal, reads, keeps time, writes. Never blocks.

@@ -246,21 +246,37 @@ fn a_stop_does_not_wait_for_a_broker_that_is_not_there() {
 }
 
 #[test]
-fn a_quiet_connection_hears_of_the_journal_s_word_at_once() {
-    let rig = Rig::new();
-    let mut peer = rig.broker.welcome();
-    let mut waits = (1..=3).map(|id| {
-        rig.gate.set(Disk::Hangs);
-        peer.send(&[publish(id, b"x")]);
-        // It asks whether the broker lives, and waits again.
-        assert_eq!(peer.next(), Packet::PingReq);
-        let began = Instant::now();
-        rig.gate.set(Disk::Works);
-        assert_eq!(peer.acks(1), [id]);
-        let waited = began.elapsed();
-        peer.send(&[Packet::PingResp]);
-        waited
+fn a_quiet_connection_hears_of_the_journal_s_word_and_of_bytes_before_its_wait_is_over() {
+    const LONG: Duration = Duration::from_mins(1);
+    let (rig, mut driver) = Rig::by_hand(&Setup { keep_alive: LONG, ..Setup::default() });
+    let stream = rig.broker.connect();
+    stream.set_nonblocking(true).unwrap();
+    let mut link = driver.link(stream, Instant::now() + LONG, Instant::now()).unwrap();
+    let mut peer = thread::scope(|scope| {
+        let peer = scope.spawn(|| rig.broker.welcome());
+        while link.subscribed_at.is_none() {
+            driver.turn(&mut link, Instant::now()).unwrap();
+        }
+        peer.join().unwrap()
     });
-    // It would be longer each time if it only looked when its wait is over.
-    assert!(waits.any(|waited| waited < Duration::from_millis(100)));
+    rig.gate.set(Disk::Hangs);
+    peer.send(&[publish(1, b"x")]);
+    while rig.counter("messages") == 0 {
+        driver.turn(&mut link, Instant::now()).unwrap();
+    }
+    let (bell, gate) = (driver.bell.clone(), rig.gate.clone());
+    let disk = thread::spawn(move || {
+        while !bell.is_awaited() {
+            thread::yield_now();
+        }
+        gate.set(Disk::Works);
+    });
+    assert!(driver.wait_for_either(&mut link, LONG).unwrap());
+    disk.join().unwrap();
+    driver.turn(&mut link, Instant::now()).unwrap();
+    assert_eq!(peer.acks(1), [1]);
+    peer.send(&[publish(2, b"x")]);
+    assert!(driver.wait_for_either(&mut link, LONG).unwrap());
+    driver.turn(&mut link, Instant::now()).unwrap();
+    assert_eq!(rig.counter("messages"), 2);
 }

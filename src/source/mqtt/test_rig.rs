@@ -18,6 +18,7 @@ use crate::health::{Health, Part, PartKind, PartSnapshot};
 use crate::journal::{self, AppendFile, Entry, Folder, Journal, ReadFile, Storage};
 use crate::model::{Frame, JournalPosition, Timestamp};
 
+use super::driver::Driver;
 use super::{Options, start};
 
 /// After this a test has failed.
@@ -133,6 +134,20 @@ impl Rig {
     }
 
     pub(super) fn with(setup: &Setup) -> Self {
+        let (mut rig, options) = Self::before_start(setup);
+        let (inlet, part, stop) = (rig.journal().inlet(), rig.part.clone(), rig.stop.clone());
+        rig.thread = Some(start(options, inlet, Clock::system(), part, stop).unwrap());
+        rig
+    }
+
+    /// A source without its thread: the test takes its turns.
+    pub(super) fn by_hand(setup: &Setup) -> (Self, Driver) {
+        let (rig, options) = Self::before_start(setup);
+        let (inlet, part, stop) = (rig.journal().inlet(), rig.part.clone(), rig.stop.clone());
+        (rig, Driver::new(options, inlet, Clock::system(), part, stop))
+    }
+
+    fn before_start(setup: &Setup) -> (Self, Options) {
         let broker = Broker(TcpListener::bind("127.0.0.1:0").unwrap());
         let options = Options {
             name: "east".into(),
@@ -163,8 +178,7 @@ impl Rig {
         let journal = Journal::open(Arc::new(storage), journal_options, from, journal_part, clock).unwrap();
         let part = part(PartKind::Mqtt, "east");
         let stop = Arc::new(AtomicBool::new(false));
-        let thread = start(options, journal.inlet(), clock, part.clone(), stop.clone()).unwrap();
-        Self { broker, gate, journal: Some(journal), part, stop, thread: Some(thread), _folder: folder }
+        (Self { broker, gate, journal: Some(journal), part, stop, thread: None, _folder: folder }, options)
     }
 
     pub(super) fn journal(&self) -> &Journal {
@@ -237,6 +251,11 @@ impl Drop for Rig {
 pub(super) struct Broker(TcpListener);
 
 impl Broker {
+    /// The other side of the next connection.
+    pub(super) fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.0.local_addr().unwrap()).unwrap()
+    }
+
     /// The next connection, its CONNECT taken.
     pub(super) fn accept(&self) -> Peer {
         self.0.set_nonblocking(true).unwrap();

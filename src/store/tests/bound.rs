@@ -173,6 +173,22 @@ fn one_flush_deletes_a_bounded_number_of_rows_when_the_bound_is_lowered() {
 }
 
 #[test]
+fn flushes_of_thousands_of_windows_of_one_device_stay_within_the_bound() {
+    const WINDOWS: i64 = 3_000;
+    let mut city = city(BYTES_MAX, only_minutes());
+    for round in 0..8 {
+        for number in round * WINDOWS..(round + 1) * WINDOWS {
+            city.hear(0, at(number * MINUTE), POWER, 1.0);
+        }
+        city.flush(at((round + 1) * WINDOWS * MINUTE + GRACE));
+        pass_everything(&city);
+        let fill = city.writer.fill();
+        assert!(fill.used_bytes <= fill.bytes_max + fill.bytes_max / 10, "round {round}: {fill:?}");
+    }
+    assert!(discard(&city, "rows_shed") > 0);
+}
+
+#[test]
 fn a_backlog_of_half_a_million_changes_is_read_in_bounded_batches() {
     const CHANGES: u64 = 500_000;
     const BATCH: usize = 5_000;

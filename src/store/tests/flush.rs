@@ -3,11 +3,11 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use super::{City, DAY, GRACE, HOUR, MINUTE, POWER, at, options};
+use super::{City, DAY, ENERGY, GRACE, HOUR, MINUTE, POWER, at, options};
 use crate::ledger::{Ledger, Rejection};
 use crate::model::{DeviceId, JournalPosition, MetricId, Timestamp, Window};
 use crate::rollup::{BaseRow, DeviceWindow};
-use crate::store::{DeadLetter, Error, Flush, FlushedRow, Reader, StorePath, StoredDevice, Unlisted, Writer};
+use crate::store::{DeadLetter, Devices, Error, Flush, FlushedRow, Reader, StorePath, StoredDevice, Unlisted, Writer};
 
 #[test]
 fn a_flush_that_breaks_off_leaves_no_row_and_no_position() {
@@ -157,6 +157,45 @@ fn a_store_of_version_1_is_read_and_written_on() {
     writer.flush(&mut flush).expect("a flush");
     drop(writer);
     assert_eq!(Writer::open(&path, options()).expect("a store").unlisted().expect("one"), taken_in);
+}
+
+#[test]
+fn a_store_of_version_2_or_3_is_read_as_it_was_written() {
+    for version in [2, 3] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut city = City::new(&[2, 1]);
+        city.path = StorePath::in_folder(folder.path());
+        std::fs::copy(format!("tests/fixtures/store-v{version}.db"), city.path.file()).expect("a fixture");
+        city.restart(options());
+        let writer = &city.writer;
+        assert_eq!((writer.position().expect("a position").0, writer.devices().expect("devices").len()), (3, 3));
+        let until = at(4 * MINUTE);
+        assert_eq!((writer.newest_row().expect("rows"), writer.final_until()), (Some(at(2 * MINUTE)), Some(until)));
+        let unlisted = Unlisted {
+            devices: vec![(DeviceId(2), Arc::from("east"))],
+            metrics: vec![(DeviceId(2), POWER)],
+            ..Unlisted::default()
+        };
+        assert_eq!(writer.unlisted().expect("devices"), unlisted);
+        assert_eq!(writer.ledger().expect("a ledger").total().applied, 73);
+        let reader = city.reader();
+        assert_eq!(reader.sinks().expect("sinks")[0].position, 3);
+        assert_eq!(reader.dead_letters(9).expect("letters").len(), 1);
+        // A minute is told anew for its late reading, and the one after it for its counter.
+        let told = reader.changes(7, 100).expect("changes").into_iter().map(|change| (change.start, change.device));
+        assert_eq!(told.collect::<Vec<_>>(), [(at(0), DeviceId(0)), (at(MINUTE), DeviceId(0))]);
+        let power: Vec<_> = city
+            .series(Window::Minute1, Devices::All)
+            .into_iter()
+            .filter(|row| row.metric == POWER)
+            .map(|row| (row.start, row.device.0, row.combined.aggregate.count, row.revision))
+            .collect();
+        let expected =
+            [(0, 0, 7, 3), (0, 1, 6, 2), (1, 0, 6, 3), (1, 1, 6, 2), (1, 2, 1, 2), (2, 0, 6, 2), (2, 1, 6, 2)];
+        assert_eq!(power, expected.map(|(minute, device, count, told)| (at(minute * MINUTE), device, count, told)));
+        let energy = city.one(Window::Minute1, at(2 * MINUTE), ENERGY).combined;
+        assert_eq!((energy.aggregate.last.value, energy.increase), (117.0, Some(6.0)));
+    }
 }
 
 #[test]

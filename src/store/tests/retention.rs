@@ -108,3 +108,25 @@ fn old_indicators_go_and_one_flush_deletes_a_bounded_number() {
     assert_eq!(left(&city), 0);
     assert!(city.writer.load(at(100 * DAY), DeviceId(0)).expect("a store").is_some());
 }
+
+#[test]
+fn what_is_kept_begins_no_earlier_because_a_flush_goes_by_the_time_of_a_backlog_or_keeps_for_longer() {
+    let mut city = City::new(&[1]);
+    let grace = WriterOptions { grace_ms: 10_000, ..options() };
+    city.restart(grace.clone());
+    city.hear(0, at(0), POWER, 1.0);
+    city.flush(at(MINUTE));
+    city.hear(0, at(RETENTION + HOUR), POWER, 1.0);
+    city.flush(at(RETENTION + HOUR + 5_000));
+    let kept_from = Some(at(HOUR));
+    assert_eq!(city.writer.kept_from(), kept_from);
+    // The end of the same window is final, and a minute that was too old is not so yet.
+    city.flush(at(RETENTION + HOUR - 1_000));
+    assert_eq!(city.writer.kept_from(), kept_from);
+    city.restart(WriterOptions { retention_ms: 2 * RETENTION, ..grace });
+    city.flush(at(RETENTION + HOUR + MINUTE));
+    assert_eq!(city.writer.kept_from(), kept_from);
+    // A clock that is set back makes the present of what it took to be too old.
+    city.flush(at(RETENTION + HOUR - 2 * MINUTE));
+    assert!(city.writer.kept_from() < kept_from);
+}

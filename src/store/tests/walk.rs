@@ -1,6 +1,7 @@
 //! Rows of some devices are found without an index by device, however they lie and however long ago that was.
 
-use std::sync::Arc;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::{City, DAY, ENERGY, GRACE, HOUR, MINUTE, POWER, at, options, rows, shanghai};
 use crate::model::{DeviceId, Timestamp, Window, WindowStart};
@@ -231,15 +232,7 @@ fn a_store_with_an_index_by_device_loses_it_and_keeps_its_rows() {
     for version in [1, 2] {
         let folder = tempfile::tempdir().expect("a folder");
         let path = StorePath::in_folder(folder.path());
-        std::fs::copy("tests/fixtures/store-v1.db", path.file()).expect("a fixture");
-        if version == 2 {
-            let raw = rusqlite::Connection::open(path.file()).expect("a file");
-            let tables = "CREATE TABLE taken_in(device INTEGER PRIMARY KEY, source TEXT NOT NULL);
-                CREATE TABLE unlisted_metric(device INTEGER NOT NULL, metric INTEGER NOT NULL, PRIMARY KEY(device, metric))
-                  WITHOUT ROWID;
-                INSERT INTO taken_in VALUES(1, 'east'); PRAGMA user_version = 2;";
-            raw.execute_batch(tables).expect("what version 2 adds");
-        }
+        std::fs::copy(format!("tests/fixtures/store-v{version}.db"), path.file()).expect("a fixture");
         let rows_and_indices = |path: &StorePath| -> (i64, i64) {
             let raw = rusqlite::Connection::open(path.file()).expect("a file");
             let count = |sql| raw.query_row(sql, (), |row| row.get::<_, i64>(0)).expect("a count");
@@ -249,11 +242,40 @@ fn a_store_with_an_index_by_device_loses_it_and_keeps_its_rows() {
         };
         let (before, indices) = rows_and_indices(&path);
         assert!(before > 0 && indices == 1, "version {version}: {before} rows, {indices} indices");
-        let writer = Writer::open(&path, options()).expect("a store");
-        let taken_in = writer.unlisted().expect("devices").devices;
-        assert_eq!(taken_in, if version == 2 { vec![(DeviceId(1), Arc::from("east"))] } else { Vec::new() });
-        drop(writer);
+        drop(Writer::open(&path, options()).expect("a store"));
         assert_eq!(rows_and_indices(&path), (before, 0), "version {version}");
         drop(Writer::open(&path, options()).expect("a store"));
     }
+}
+
+#[test]
+fn a_walk_past_a_month_of_others_rows_finds_what_there_is_and_can_be_ended() {
+    let mut city = City::new(&[2]);
+    city.hear(1, at(0), POWER, 1.0);
+    city.hear(1, at(30 * DAY - MINUTE), POWER, 2.0);
+    city.flush(at(DAY));
+    let raw = rusqlite::Connection::open(city.path.file()).expect("a file");
+    let others = "WITH RECURSIVE n(i) AS (SELECT 0 UNION ALL SELECT i + 1 FROM n WHERE i < 43199)
+                  INSERT INTO rollup SELECT ?1 + i * 60000, 0, 0, zeroblob(9) FROM n";
+    raw.execute(others, [at(0).as_millis()]).expect("rows");
+    let (zone, reader) = (shanghai(), city.reader());
+    for window in [Window::Minute1, Window::Hour1, Window::Day1] {
+        let found = rows(&reader, &city.query(&zone, window, Devices::One(DeviceId(1))));
+        assert_eq!(found.iter().map(|row| row.combined.aggregate.count).collect::<Vec<_>>(), [1, 1], "{window:?}");
+    }
+    // It finds nothing to hand out, so only from outside can it be told that its time is over.
+    let (interrupter, is_over) = (reader.interrupter(), AtomicBool::new(false));
+    let query = city.query(&zone, Window::Minute1, Devices::One(DeviceId(1)));
+    let ended = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_over.load(Ordering::Acquire) {
+                interrupter.interrupt();
+                std::thread::yield_now();
+            }
+        });
+        let ended = reader.visit_series(&query, &mut |_| ControlFlow::Continue(()));
+        is_over.store(true, Ordering::Release);
+        ended
+    });
+    assert!(ended.expect_err("it is ended").is_interrupted());
 }
