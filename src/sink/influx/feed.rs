@@ -1,10 +1,11 @@
 //! From a place in a feed to the lines of the next batch. Blocks: for threads that may.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use tokio::sync::watch;
 
+use super::client::Body;
 use super::line::{self, MetricRow};
 use super::{Context, Options};
 use crate::inventory::Inventory;
@@ -23,6 +24,23 @@ pub(super) struct Batch {
     pub empty: u64,
     /// Entries of the feed behind `position`.
     pub behind: u64,
+}
+
+/// A batch that is ready to be sent.
+pub(super) struct Prepared {
+    /// The batch.
+    pub batch: Batch,
+    /// The body of its first request, and the lines that it has.
+    pub body: Option<(Range<usize>, Body)>,
+}
+
+impl Prepared {
+    /// Compresses what is sent first of a batch, `lines_max` lines at the most.
+    pub(super) fn new(batch: Batch, lines_max: usize) -> Self {
+        let first = 0..batch.lines.len().min(lines_max.max(1));
+        let body = (!first.is_empty()).then(|| (first.clone(), Body::of(&batch.lines[first])));
+        Self { batch, body }
+    }
 }
 
 /// The next batch of a feed after `after`; `None` at its end, or when the daemon stops.

@@ -151,7 +151,9 @@ impl Line {
         }
         self.text.push(if self.fields == 0 { ' ' } else { ',' });
         for part in key {
-            if part.contains('"') {
+            if is_plain(part) {
+                self.text.push_str(part);
+            } else if part.contains('"') {
                 // Legal, but VictoriaMetrics takes it for the start of a text value, and stores 0.
                 escape(&mut self.text, &part.replace('"', "_"), ",= ");
             } else {
@@ -160,13 +162,7 @@ impl Line {
         }
         self.fields += 1;
         self.text.push('=');
-        let magnitude = value.abs();
-        let written = if magnitude == 0.0 || (1e-5..1e16).contains(&magnitude) {
-            write!(self.text, "{value}")
-        } else {
-            write!(self.text, "{value:e}")
-        };
-        written.expect("invariant: writing to a string does not fail");
+        number(&mut self.text, value);
     }
 
     fn finish(mut self, at: Timestamp) -> Option<String> {
@@ -178,12 +174,82 @@ impl Line {
     }
 }
 
+/// Whether `text` means itself wherever it stands, as nearly every name does.
+fn is_plain(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b':'))
+}
+
+/// Appends a finite number in its shortest form that comes back as it was.
+fn number(out: &mut String, value: f64) {
+    let magnitude = value.abs();
+    if short_number(out, value, magnitude) {
+        return;
+    }
+    let written = if magnitude == 0.0 || (1e-5..1e16).contains(&magnitude) {
+        write!(out, "{value}")
+    } else {
+        write!(out, "{value:e}")
+    };
+    written.expect("invariant: writing to a string does not fail");
+}
+
+/// Appends a number of few decimals, as counts and what devices measure are, in a fraction of the time that any number
+/// takes. Returns whether it is one.
+///
+/// The whole number `scaled` and the power of ten are exact, so that their quotient is the very number that is read from
+/// the text; and since fewer decimals were tried before, no text is shorter.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole, not negative, and below 2^53")]
+fn short_number(out: &mut String, value: f64, magnitude: f64) -> bool {
+    const SCALED_MAX: f64 = 5e14;
+    if magnitude == 0.0 {
+        // Zero has a sign.
+        out.push_str(if value.is_sign_negative() { "-0" } else { "0" });
+        return true;
+    }
+    for (decimals, power) in [1.0, 10.0, 100.0, 1_000.0].into_iter().enumerate() {
+        let scaled = (magnitude * power).round();
+        if scaled > SCALED_MAX {
+            return false;
+        }
+        if scaled / power == magnitude {
+            if value < 0.0 {
+                out.push('-');
+            }
+            digits(out, scaled as u64, decimals);
+            return true;
+        }
+    }
+    false
+}
+
+/// Appends a whole number with a point before the last `decimals` of its digits.
+fn digits(out: &mut String, mut whole: u64, decimals: usize) {
+    let mut text = [b'0'; 24];
+    let mut at = text.len();
+    let mut count = 0;
+    while whole > 0 || count <= decimals {
+        if count == decimals && decimals > 0 {
+            at -= 1;
+            text[at] = b'.';
+        }
+        at -= 1;
+        text[at] = b"0123456789"[usize::try_from(whole % 10).unwrap_or(0)];
+        whole /= 10;
+        count += 1;
+    }
+    out.push_str(std::str::from_utf8(&text[at..]).expect("invariant: digits and a point"));
+}
+
 /// Appends `text` with `special` characters escaped.
 ///
 /// Two things cannot be said in line protocol, and readers disagree on them, so they become an underscore: control
 /// characters (a newline ends the line), and a backslash that would escape what follows it (a special character,
 /// another backslash, the end).
 fn escape(out: &mut String, text: &str, special: &str) {
+    if is_plain(text) {
+        out.push_str(text);
+        return;
+    }
     let mut characters = text.chars().peekable();
     while let Some(character) = characters.next() {
         match character {
@@ -254,6 +320,32 @@ mod tests {
             let text = written.strip_prefix("m,t=v f=").and_then(|rest| rest.strip_suffix(" 7")).expect("a field");
             assert_eq!(text.parse::<f64>().map(f64::to_bits), Ok(value.to_bits()));
             assert!(text.len() < 26, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_number_of_few_decimals_is_written_as_any_other_is() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        for round in 0..200_000 {
+            let power = [1.0, 10.0, 100.0, 1_000.0, 1e4, 1e6, 3.0][round % 7];
+            let (bits, sign) = (rng.u32(1..53), rng.i64(0..=1) * 2 - 1);
+            let whole = rng.i64(0..1 << bits) * sign;
+            #[expect(clippy::cast_precision_loss, reason = "below 2^53")]
+            let value = if round % 5 == 0 { f64::from_bits(rng.u64(..)) } else { whole as f64 / power };
+            if !value.is_finite() {
+                continue;
+            }
+            let mut short = String::new();
+            if short_number(&mut short, value, value.abs()) {
+                assert_eq!(short, format!("{value}"), "{value:e}");
+            }
+        }
+        for (value, text) in
+            [(0.0, "0"), (-0.0, "-0"), (0.001, "0.001"), (-0.05, "-0.05"), (10.0, "10"), (1.25, "1.25")]
+        {
+            let mut short = String::new();
+            assert!(short_number(&mut short, value, value.abs()), "{value}");
+            assert_eq!(short, text);
         }
     }
 }
