@@ -136,14 +136,17 @@ final() { # share: of the distinct waits of windows
   awk '$1 > 0 && $1 != last { print $1; last = $1 }' "$folder/looks" 2>/dev/null | sort -n >"$folder/finals"
   awk -v share="$1" '{ wait[NR] = $1 } END { if (!NR) print "-"; else { at = int(share * NR + 0.999); print wait[at < 1 ? 1 : at] " ms (of " NR ")" } }' "$folder/finals"
 }
-taken() { # s until the other store had 99 % of a minute's rows; not of minutes with which five are over, whose indicators count too
+taken() { # s until the other store had 99 % of a minute's rows. Not of minutes with which five are over, whose indicators count too, nor of
+  # those at whose time rows of the one before were on their way still: a store that sees its series for the first time takes a minute for it.
   awk -v sites="$sites" -v grace="${grace%s}" '
     { at[NR] = $1; lines[NR] = $2 }
     END {
       for (due = int((at[1] - grace) / 60 + 1) * 60 + grace; due < at[NR]; due += 60) {
         if ((due - grace) % 300 == 0) continue
+        base = before = -1
         for (i = 1; i <= NR && at[i] <= due + 60; i++)
-          if (at[i] <= due) base = lines[i]
+          if (at[i] <= due) { base = lines[i]; if (at[i] <= due - 5) before = base }
+          else if (base != before) break
           else if (lines[i] - base >= 0.99 * sites) { printf "%s%.1f", n++ ? ", " : "", at[i] - due; break }
       }
       if (!n) printf "-"

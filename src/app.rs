@@ -138,7 +138,7 @@ impl Daemon {
         let board = Arc::<LedgerBoard>::default();
         let ready = Arc::<AtomicBool>::default();
         let stop = Arc::<AtomicBool>::default();
-        let (flushed, flushes) = watch::channel(());
+        let (teller, flushes) = watch::channel(());
         let pipeline = Pipeline {
             journal: journal.clone(),
             writer,
@@ -150,7 +150,7 @@ impl Daemon {
             store_part: health.part(PartKind::Store, "store", clock.now()),
             ready: ready.clone(),
             on_flush: OnFlush::call(move || {
-                flushed.send_replace(());
+                teller.send_replace(());
             }),
             stop: stop.clone(),
         };

@@ -36,13 +36,14 @@ impl<'a> MetricRow<'a> {
     }
 }
 
-/// The line of a device's window; `None` where it would have no field.
+/// Writes the line of a device's window; `None` where it would have no field, and then what it wrote is of no use.
 pub(super) fn rollup<'a>(
+    out: &mut String,
     (site, device): (&Site, &Device),
     (window, start): (Window, WindowStart),
     metrics: impl IntoIterator<Item = MetricRow<'a>>,
-) -> Option<String> {
-    let mut line = Line::new(if site.kind.is_empty() { KIND_UNKNOWN } else { &site.kind });
+) -> Option<()> {
+    let mut line = Line::new(out, if site.kind.is_empty() { KIND_UNKNOWN } else { &site.kind });
     line.tag("area", &site.area);
     line.tag("device", &device.name);
     line.tag("operator", &site.operator);
@@ -55,7 +56,7 @@ pub(super) fn rollup<'a>(
 }
 
 #[expect(clippy::cast_precision_loss, reason = "no window holds 2^53 readings")]
-fn metric_fields(line: &mut Line, metric: &MetricRow<'_>) {
+fn metric_fields(line: &mut Line<'_>, metric: &MetricRow<'_>) {
     let aggregate = &metric.combined.aggregate;
     let mut field = |suffix: &str, value: f64| line.field(&[metric.name, suffix], value);
     match metric.kind {
@@ -90,10 +91,10 @@ fn metric_fields(line: &mut Line, metric: &MetricRow<'_>) {
     }
 }
 
-/// The line of an indicator; values that are unknown are left out (P6).
+/// Writes the line of an indicator; values that are unknown are left out (P6).
 #[expect(clippy::cast_precision_loss, reason = "a row is not amended 2^53 times")]
-pub(super) fn indicator(row: &IndicatorRow, description: Option<&Description>) -> Option<String> {
-    let mut line = Line::new(INDICATOR);
+pub(super) fn indicator(out: &mut String, row: &IndicatorRow, description: Option<&Description>) -> Option<()> {
+    let mut line = Line::new(out, INDICATOR);
     line.tag("area", &row.area);
     line.tag("id", &row.id);
     line.tag("level", row.level.label());
@@ -119,18 +120,17 @@ pub(super) fn indicator(row: &IndicatorRow, description: Option<&Description>) -
 }
 
 /// A line while it is written: measurement, then tags, then fields.
-struct Line {
-    text: String,
+struct Line<'a> {
+    text: &'a mut String,
     fields: usize,
 }
 
-impl Line {
-    fn new(measurement: &str) -> Self {
-        let mut text = String::with_capacity(256);
+impl<'a> Line<'a> {
+    fn new(text: &'a mut String, measurement: &str) -> Self {
         // A line that starts with # is a comment, and no escape makes it another.
         let (hash, rest) = measurement.strip_prefix('#').map_or(("", measurement), |rest| ("_", rest));
         text.push_str(hash);
-        escape(&mut text, rest, ", ");
+        escape(text, rest, ", ");
         Self { text, fields: 0 }
     }
 
@@ -139,9 +139,9 @@ impl Line {
             return;
         }
         self.text.push(',');
-        escape(&mut self.text, key, ",= ");
+        escape(self.text, key, ",= ");
         self.text.push('=');
-        escape(&mut self.text, value, ",= ");
+        escape(self.text, value, ",= ");
     }
 
     /// Adds a field unless its value is no number; `key` comes in parts.
@@ -155,22 +155,22 @@ impl Line {
                 self.text.push_str(part);
             } else if part.contains('"') {
                 // Legal, but VictoriaMetrics takes it for the start of a text value, and stores 0.
-                escape(&mut self.text, &part.replace('"', "_"), ",= ");
+                escape(self.text, &part.replace('"', "_"), ",= ");
             } else {
-                escape(&mut self.text, part, ",= ");
+                escape(self.text, part, ",= ");
             }
         }
         self.fields += 1;
         self.text.push('=');
-        number(&mut self.text, value);
+        number(self.text, value);
     }
 
-    fn finish(mut self, at: Timestamp) -> Option<String> {
+    fn finish(self, at: Timestamp) -> Option<()> {
         if self.fields == 0 {
             return None;
         }
         write!(self.text, " {}", at.as_millis()).expect("invariant: writing to a string does not fail");
-        Some(self.text)
+        Some(())
     }
 }
 
@@ -275,10 +275,11 @@ mod tests {
     use super::*;
 
     fn line(measurement: &str, tag: (&str, &str), field: &str, value: f64) -> Option<String> {
-        let mut line = Line::new(measurement);
+        let mut text = String::new();
+        let mut line = Line::new(&mut text, measurement);
         line.tag(tag.0, tag.1);
         line.field(&[field], value);
-        line.finish(Timestamp::from_millis(7))
+        line.finish(Timestamp::from_millis(7)).map(|()| text)
     }
 
     #[test]

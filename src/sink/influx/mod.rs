@@ -13,6 +13,7 @@ mod feed;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod line;
+mod lines;
 mod policy;
 #[cfg(test)]
 pub(crate) mod stepped;
@@ -268,7 +269,7 @@ impl<F: FarSide + 'static> Sink<F> {
             };
             let body = match packed.take() {
                 Some((range, body)) if range == part => body,
-                _ => Body::of(&batch.lines[part.clone()]),
+                _ => Body::of(batch.lines.text(part.clone())),
             };
             let answer = self.send(&body).await?;
             packed = Some((part, body));
@@ -309,7 +310,7 @@ impl<F: FarSide + 'static> Sink<F> {
         let lines: Arc<[Quarantined]> = refused
             .iter()
             .map(|Refusal { line, reason }| {
-                let line = &batch.lines[*line];
+                let line = batch.lines.get(*line).unwrap_or_default();
                 let line = line[..line.floor_char_boundary(QUARANTINED_BYTES_MAX)].to_owned();
                 Quarantined { at, sink: sink.clone(), line, reason: reason.clone() }
             })
@@ -433,14 +434,14 @@ impl<F: FarSide + 'static> Sink<F> {
     /// Waits for what may have brought rows.
     async fn idle(&mut self) -> Result<(), Stopped> {
         let flushes = &mut self.flushes;
-        let flushed = async {
+        let rows_may_be_there = async {
             if flushes.changed().await.is_err() {
                 // The pipeline has ended.
                 pending::<()>().await;
             }
         };
         tokio::select! {
-            () = flushed => Ok(()),
+            () = rows_may_be_there => Ok(()),
             () = time::sleep(IDLE) => Ok(()),
             () = stopped(&mut self.stop) => Err(Stopped),
         }

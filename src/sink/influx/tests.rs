@@ -454,17 +454,17 @@ impl stepped::Script for Takes {
 #[tokio::test(start_paused = true)]
 async fn a_flush_ends_the_wait_for_rows_and_the_end_of_the_pipeline_does_not() {
     let city = City::new(1);
-    let (flushed, flushes) = watch::channel(());
+    let (teller, flushes) = watch::channel(());
     let context = Context { flushes, ..city.context() };
     let part = Health::default().part(PartKind::Influx, SINK, at(0));
     let mut sink = SteppedSink::new(Arc::new(Takes), options("http://far"), context, part);
     let began = tokio::time::Instant::now();
-    flushed.send_replace(());
+    teller.send_replace(());
     sink.idle().await;
     assert!(began.elapsed() < IDLE / 10);
     sink.idle().await;
     assert!(began.elapsed() >= IDLE);
-    drop(flushed);
+    drop(teller);
     sink.idle().await;
     assert!(began.elapsed() >= 2 * IDLE);
 }
