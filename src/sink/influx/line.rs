@@ -196,9 +196,10 @@ fn number(out: &mut String, value: f64) {
 /// Appends a number of few decimals, as counts and what devices measure are, in a fraction of the time that any number
 /// takes. Returns whether it is one.
 ///
-/// The whole number `scaled` and the power of ten are exact, so that their quotient is the very number that is read from
-/// the text; and since fewer decimals were tried before, no text is shorter.
-#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "whole, not negative, and below 2^53")]
+/// The whole number and the power of ten are exact, so that their quotient is the very number that is read from the
+/// text; and since fewer decimals were tried before, no text is shorter.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and rounded on purpose")]
+#[expect(clippy::cast_precision_loss, reason = "below 2^53")]
 fn short_number(out: &mut String, value: f64, magnitude: f64) -> bool {
     const SCALED_MAX: f64 = 5e14;
     if magnitude == 0.0 {
@@ -207,15 +208,17 @@ fn short_number(out: &mut String, value: f64, magnitude: f64) -> bool {
         return true;
     }
     for (decimals, power) in [1.0, 10.0, 100.0, 1_000.0].into_iter().enumerate() {
-        let scaled = (magnitude * power).round();
+        let scaled = magnitude * power;
         if scaled > SCALED_MAX {
             return false;
         }
-        if scaled / power == magnitude {
+        // Rounding by a cast is an instruction, by `round` a call.
+        let whole = (scaled + 0.5) as u64;
+        if whole as f64 / power == magnitude {
             if value < 0.0 {
                 out.push('-');
             }
-            digits(out, scaled as u64, decimals);
+            digits(out, whole, decimals);
             return true;
         }
     }

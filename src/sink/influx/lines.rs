@@ -76,6 +76,11 @@ mod tests {
         });
         assert_eq!((nothing, lines.len(), lines.is_empty()), (None, 3, false));
         assert_eq!([0, 1, 2, 3].map(|number| lines.get(number)), [Some("one"), Some(""), Some("three"), None]);
+        lines.push(|text| {
+            text.push_str("four");
+            Some(())
+        });
+        assert_eq!(lines.get(3), Some("four"));
         assert_eq!([lines.text(0..3), lines.text(1..3), lines.text(2..2)], ["one\n\nthree\n", "\nthree\n", ""]);
     }
 }

@@ -150,7 +150,8 @@ struct Sink<F> {
     lines_max: usize,
     /// Place in each feed, once it was read.
     positions: [Option<u64>; 2],
-    /// The next batch of each feed, on its way from our store.
+    /// The next batch of each feed, on its way from our store. It begins at the feed's place in `positions`, since it is kept
+    /// only when that was set to where the batch before it ends.
     ahead: [Option<Pin<Box<dyn Future<Output = Read> + Send>>>; 2],
     /// Says when the pipeline has written rows.
     flushes: watch::Receiver<()>,
@@ -233,14 +234,12 @@ impl<F: FarSide + 'static> Sink<F> {
     async fn next_batch(&mut self, feed: Feed) -> Result<Option<Prepared>, Stopped> {
         loop {
             let known = self.positions[index(feed)];
-            let (read, is_ahead) = match self.ahead[index(feed)].take() {
-                Some(ahead) => (ahead.await, true),
-                None => (self.read(feed, known).await, false),
+            let read = match self.ahead[index(feed)].take() {
+                Some(ahead) => ahead.await,
+                None => self.read(feed, known).await,
             };
             match read {
                 _ if *self.stop.borrow() => return Err(Stopped),
-                // Rows may have come since it found none; and what does not begin where we are is not the next.
-                Ok((after, batch)) if is_ahead && (batch.is_none() || known != Some(after)) => {}
                 Ok((after, batch)) => {
                     self.positions[index(feed)] = Some(after);
                     return Ok(batch);
