@@ -46,6 +46,18 @@ threads_of() {
   done
 }
 
+# A broker that is sent more than it can do puts off the acknowledgements of its subscriber: they wait by the million in its
+# socket while it hands on new messages. So a rate holds only for the time until it has read those too, and rests.
+rest_of() { # process: when it began to use no CPU, ten looks of 0.1 s in a row
+  local still=0 before="" now since
+  while ((still < 10)); do
+    now=$(cpu_of "$1")
+    if [ "$now" = "$before" ]; then still=$((still + 1)); else since=$(date +%s.%N) before=$now still=0; fi
+    sleep 0.1
+  done
+  echo "$since"
+}
+
 metrics() { curl -sf -m 20 "http://127.0.0.1:$api/metrics"; }
 value() { # name of a metric: its sum over all labels
   awk -v name="$1" 'index($1, name "{") == 1 || $1 == name { sum += $2 } END { printf "%d\n", sum }'
