@@ -71,7 +71,7 @@ if [ -n "$store" ]; then
   far=$(free_port)
   "$(command -v victoria-metrics || command -v victoria-metrics-prod)" -storageDataPath "$folder/far" -httpListenAddr "127.0.0.1:$far" \
     -retentionPeriod 1y >"$folder/far.log" 2>&1 &
-  started+=($!)
+  store=$!; started+=("$store")
   wait_until "the store" 20 curl -sf -o /dev/null "http://127.0.0.1:$far/health"
   printf '\n[[influx]]\nname = "city"\nurl = "http://127.0.0.1:%s"\norg = "city"\nbucket = "city"\nwindows = ["1m"]\n' "$far" \
     >>"$folder/city/sitepulse.toml"
@@ -95,8 +95,10 @@ loading=$!; started+=("$loading")
 done) &
 looker=$!; started+=("$looker")
 if [ -n "$store" ]; then
-  # How many lines the store has taken, by the time.
-  (while sleep 0.1; do count=$(value_now sitepulse_influx_lines_written) && printf '%s %s\n' "$(date +%s.%N)" "$count" >>"$folder/lines"; done) &
+  # How many lines the store has taken, and its CPU time, by the time.
+  (while sleep 0.1; do
+    count=$(value_now sitepulse_influx_lines_written) && printf '%s %s %s\n' "$(date +%s.%N)" "$count" "$(cpu_of "$store")" >>"$folder/lines"
+  done) &
   started+=($!)
 fi
 wait "$loading"
@@ -142,15 +144,18 @@ final() { # share: of the distinct waits of windows
   awk '$1 > 0 && $1 != last { print $1; last = $1 }' "$folder/looks" 2>/dev/null | sort -n >"$folder/finals"
   awk -v share="$1" '{ wait[NR] = $1 } END { if (!NR) print "-"; else { at = int(share * NR + 0.999); print wait[at < 1 ? 1 : at] " ms (of " NR ")" } }' "$folder/finals"
 }
-taken() { # s until the other store had 99 % of a minute's rows; not of minutes with which five are over, whose indicators count too
+taken() { # s until the other store had 99 % of a minute's rows, and of how much CPU time of its own that was. Not of minutes with which five are over, whose indicators count too, nor of
+  # those at whose time rows of the one before were on their way still: a store that sees its series for the first time takes a minute for it.
   awk -v sites="$sites" -v grace="${grace%s}" '
-    { at[NR] = $1; lines[NR] = $2 }
+    { at[NR] = $1; lines[NR] = $2; cpu[NR] = ($3 + $4) / 100 }
     END {
       for (due = int((at[1] - grace) / 60 + 1) * 60 + grace; due < at[NR]; due += 60) {
         if ((due - grace) % 300 == 0) continue
+        base = before = -1
         for (i = 1; i <= NR && at[i] <= due + 60; i++)
-          if (at[i] <= due) base = lines[i]
-          else if (lines[i] - base >= 0.99 * sites) { printf "%s%.1f", n++ ? ", " : "", at[i] - due; break }
+          if (at[i] <= due) { base = lines[i]; cpu_0 = cpu[i]; if (at[i] <= due - 5) before = base }
+          else if (base != before) break
+          else if (lines[i] - base >= 0.99 * sites) { printf "%s%.1f (%.1f)", n++ ? ", " : "", at[i] - due, cpu[i] - cpu_0; break }
       }
       if (!n) printf "-"
     }' "$folder/lines"
@@ -188,7 +193,7 @@ row "acknowledged within, p99" "$(quantile 0.99)" "" ""
 row "longest wait for it, ms" "$(calc "$(value sitepulse_mqtt_ack_wait_us_max <"$folder/end") / 1000" 1)" "" ""
 row "window final in the store after its time, p50" "$(final 0.5)" "" ""
 row "  p99" "$(final 0.99)" "" ""
-if [ -n "$store" ]; then row "a minute's rows in the other store after its time" "$(taken)"; fi
+if [ -n "$store" ]; then row "a minute's rows in the other store after its time, s (its CPU s)" "$(taken)"; fi
 row "last message to everything stored, s" "$late_by$(calc "$stored_at - $rested" 1)" "" ""
 row "messages in the store by then" "$stored" "" ""
 row "readings applied" "$applied" "" ""

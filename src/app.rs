@@ -26,7 +26,7 @@ use crate::inventory::SharedInventory;
 use crate::journal::{Folder, Journal};
 use crate::ledger::Ledger;
 use crate::model::millis;
-use crate::pipeline::{self, LedgerBoard, Pipeline};
+use crate::pipeline::{self, LedgerBoard, OnFlush, Pipeline};
 use crate::store::{self, StoreBound, StorePath, Writer, WriterOptions};
 use crate::{api, sink, source};
 
@@ -138,6 +138,7 @@ impl Daemon {
         let board = Arc::<LedgerBoard>::default();
         let ready = Arc::<AtomicBool>::default();
         let stop = Arc::<AtomicBool>::default();
+        let (teller, flushes) = watch::channel(());
         let pipeline = Pipeline {
             journal: journal.clone(),
             writer,
@@ -148,6 +149,9 @@ impl Daemon {
             part: health.part(PartKind::Pipeline, "pipeline", clock.now()),
             store_part: health.part(PartKind::Store, "store", clock.now()),
             ready: ready.clone(),
+            on_flush: OnFlush::call(move || {
+                teller.send_replace(());
+            }),
             stop: stop.clone(),
         };
         let pipeline = (stop, pipeline.start()?);
@@ -164,7 +168,7 @@ impl Daemon {
             ledger: ledger_of(&board, &journal),
             ready: ready.clone(),
         };
-        let tasks = start_tasks(&config, listener, context);
+        let tasks = start_tasks(&config, listener, context, flushes);
         let sources = start_sources(&config, &journal, &polled, &health, clock)?;
         info!(%address, mqtt = config.mqtt.len(), sinks = config.influx.len(), "sitepulse runs");
         Ok(Self {
@@ -349,7 +353,12 @@ fn start_worker(
     Ok((stop, thread))
 }
 
-fn start_tasks(config: &Config, listener: TcpListener, context: api::Context) -> (watch::Sender<bool>, JoinSet<()>) {
+fn start_tasks(
+    config: &Config,
+    listener: TcpListener,
+    context: api::Context,
+    flushes: watch::Receiver<()>,
+) -> (watch::Sender<bool>, JoinSet<()>) {
     let (stop, stopped) = watch::channel(false);
     let mut tasks = JoinSet::new();
     let from = sink::Context {
@@ -358,6 +367,7 @@ fn start_tasks(config: &Config, listener: TcpListener, context: api::Context) ->
         descriptions: context.descriptions.clone(),
         zone: context.zone.clone(),
         clock: context.clock,
+        flushes,
     };
     for options in &config.influx {
         let part = context.health.part(PartKind::Influx, &options.name, context.clock.now());

@@ -42,7 +42,11 @@ fn rows(inventory: &Inventory) -> Vec<SeriesRow> {
 
 fn lines(city: &City) -> Vec<String> {
     let rows = rows(city.inventory());
-    rows.chunks(METRICS.len()).filter_map(|device| bench::influx::line(city.inventory(), device)).collect()
+    let line = |device: &[SeriesRow]| {
+        let mut text = String::new();
+        bench::influx::line(&mut text, city.inventory(), device).map(|()| text)
+    };
+    rows.chunks(METRICS.len()).filter_map(line).collect()
 }
 
 pub(crate) fn line(request: &Request, _: &Path) -> Line {
@@ -52,11 +56,15 @@ pub(crate) fn line(request: &Request, _: &Path) -> Line {
         request.samples,
         || (),
         |()| {
-            let devices = rows.chunks(METRICS.len());
-            devices
-                .filter_map(|device| bench::influx::line(city.inventory(), device))
-                .map(|line| line.len())
-                .sum::<usize>()
+            // A batch has five thousand.
+            let mut text = String::new();
+            for batch in rows.chunks(5_000 * METRICS.len()) {
+                text.clear();
+                for device in batch.chunks(METRICS.len()) {
+                    bench::influx::line(&mut text, city.inventory(), device);
+                }
+            }
+            text.len()
         },
     );
     let fields = lines(&City::new(1))[0].matches(',').count() - 4;

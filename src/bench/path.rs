@@ -108,6 +108,7 @@ impl DataPath {
             part: part(PartKind::Pipeline, "pipeline"),
             store_part: part(PartKind::Store, "store"),
             ready: Arc::default(),
+            on_flush: pipeline::OnFlush::default(),
             stop: Arc::default(),
         };
         let wire = Wire::default();

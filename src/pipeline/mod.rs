@@ -59,7 +59,7 @@ const IDLE_WAIT: Duration = Duration::from_millis(250);
 /// How long records gather in the journal before they are read: the journal commits far more often than anybody looks.
 const GATHER_WAIT: Duration = Duration::from_millis(25);
 /// How long after its time a window is made final, so that what was underway comes before the flush and not after it, ms.
-const FINAL_DELAY_MS: i64 = 1_000;
+const FINAL_DELAY_MS: i64 = 250;
 /// Wait after a flush or a read that failed.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
 /// Bytes of open windows at the least with which a flush is tried again after the disk had no room for twice as many.
@@ -118,6 +118,29 @@ impl LedgerBoard {
     }
 }
 
+/// Something to be done after a flush, which must not wait for anything; nothing by default.
+#[derive(Default)]
+pub struct OnFlush(Option<Box<dyn Fn() + Send + Sync>>);
+
+impl OnFlush {
+    /// Calls `done` after each flush.
+    pub fn call(done: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Some(Box::new(done)))
+    }
+
+    fn flushed(&self) {
+        if let Some(done) = &self.0 {
+            done();
+        }
+    }
+}
+
+impl std::fmt::Debug for OnFlush {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("OnFlush").finish_non_exhaustive()
+    }
+}
+
 /// What the pipeline works with.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -139,6 +162,8 @@ pub struct Pipeline {
     pub store_part: Arc<Part>,
     /// Set once the journal, as it was at the start, is in the store.
     pub ready: Arc<AtomicBool>,
+    /// What it calls after each flush that wrote something.
+    pub on_flush: OnFlush,
     /// Ends it: what the journal holds by then is read first, as far as that takes two seconds, and flushed.
     pub stop: Arc<AtomicBool>,
 }
@@ -379,6 +404,7 @@ impl Driver {
         match write(&self.roller, &mut self.pipeline.writer, time) {
             Ok(rows) => {
                 self.schedule.succeeded();
+                self.pipeline.on_flush.flushed();
                 self.counters.rows_written.add(rows as u64);
                 self.counters.flushes.add(1);
                 let took = begun.elapsed().as_micros();

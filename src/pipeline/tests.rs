@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use jiff::tz::TimeZone;
 use proptest::prelude::{Just, Strategy, any, prop};
 
-use super::{Driver, LedgerBoard, Options, Pipeline, Roller, Unregistered, adopt, write};
+use super::{Driver, LedgerBoard, OnFlush, Options, Pipeline, Roller, Unregistered, adopt, write};
 use crate::clock::Clock;
 use crate::health::{Health, PartKind};
 use crate::inventory::{Connection, Device, Inventory, MetricDef, Profile, SharedInventory, Site, UnknownMetrics};
@@ -181,6 +181,7 @@ impl World {
             part: part(PartKind::Pipeline, "pipeline"),
             store_part: part(PartKind::Store, "store"),
             ready: Arc::<AtomicBool>::default(),
+            on_flush: OnFlush::default(),
             stop: Arc::<AtomicBool>::default(),
         };
         (pipeline, folder)
@@ -584,4 +585,14 @@ fn windows_beyond_the_bound_are_let_go_after_a_flush() {
     let applied = world.ledger().total().applied;
     let kept: u64 = world.rows(Window::Minute1).iter().map(|row| row.combined.aggregate.count).sum();
     assert_eq!(kept, applied);
+}
+
+#[test]
+fn whoever_waits_for_rows_is_told_of_a_flush_that_wrote() {
+    let (mut driver, _folder) = World::new().into_driver();
+    let told = Arc::new(AtomicBool::new(false));
+    let teller = told.clone();
+    driver.pipeline.on_flush = OnFlush::call(move || teller.store(true, Ordering::Relaxed));
+    assert!(driver.flush());
+    assert!(told.load(Ordering::Relaxed));
 }

@@ -18,11 +18,11 @@ impl Desk {
         Self { path, connections: Arc::default() }
     }
 
-    /// Runs `work` with the store, off the threads of the runtime.
+    /// Runs `work` with the store, off the threads of the runtime. It is begun at once, and ends even if nobody waits.
     ///
     /// # Errors
     /// For people: what the store refused. The next call opens it anew.
-    pub(super) async fn with<T, Work>(&self, work: Work) -> Result<T, String>
+    pub(super) fn with<T, Work>(&self, work: Work) -> impl Future<Output = Result<T, String>> + Send + use<T, Work>
     where
         T: Send + 'static,
         Work: FnOnce(&Reader, &mut SideWriter) -> Result<T, Error> + Send + 'static,
@@ -38,9 +38,11 @@ impl Desk {
             *connections = Some((reader, writer));
             Ok(done)
         });
-        match task.await {
-            Ok(done) => done.map_err(|error: Error| with_causes(&error)),
-            Err(broken) => Err(format!("reading the store broke off: {broken}")),
+        async {
+            match task.await {
+                Ok(done) => done.map_err(|error: Error| with_causes(&error)),
+                Err(broken) => Err(format!("reading the store broke off: {broken}")),
+            }
         }
     }
 }

@@ -33,6 +33,8 @@ pub struct Context {
     pub zone: TimeZone,
     /// What time it is.
     pub clock: Clock,
+    /// Changes with every flush of the pipeline, so that nobody has to look for rows all the time.
+    pub flushes: watch::Receiver<()>,
 }
 
 impl Context {

@@ -80,6 +80,7 @@ impl City {
             descriptions: Arc::from([pue()]),
             zone: TimeZone::UTC,
             clock: Clock::system(),
+            flushes: tokio::sync::watch::channel(()).1,
         }
     }
 

@@ -141,12 +141,19 @@ impl Ground {
             part: part(PartKind::Pipeline, "pipeline"),
             store_part: part(PartKind::Store, "store"),
             ready: Arc::default(),
+            on_flush: pipeline::OnFlush::default(),
             stop: Arc::default(),
         };
         let definitions: Arc<[Definition]> = indicator::parse("world.toml", INDICATORS).expect("indicators").into();
         let descriptions = definitions.iter().map(|definition| definition.description.clone()).collect();
-        let context =
-            sink::Context { store: store.clone(), inventory: inventory.clone(), descriptions, zone: zone(), clock };
+        let context = sink::Context {
+            store: store.clone(),
+            inventory: inventory.clone(),
+            descriptions,
+            zone: zone(),
+            clock,
+            flushes: tokio::sync::watch::channel(()).1,
+        };
         let options = self.sink_options();
         Gateway {
             source,

@@ -1,21 +1,18 @@
 //! Bodies of the InfluxDB sink for benchmarks.
 
 use super::client::Body;
-use super::line::{MetricRow, rollup};
+use super::feed::device_line;
+use super::lines::Lines;
 use crate::inventory::Inventory;
 use crate::store::SeriesRow;
 
-/// The line of one device's window, from the rows of its series.
-pub fn line(inventory: &Inventory, rows: &[SeriesRow]) -> Option<String> {
-    let first = rows.first()?;
-    let device = inventory.device(first.device)?;
-    let metrics = rows
-        .iter()
-        .filter_map(|row| inventory.metrics.name(row.metric).map(|name| MetricRow::new(device, name, &row.combined)));
-    rollup((inventory.site_of(device), device), (first.window, first.start), metrics)
+/// Writes the line of one device's window, from the rows of its series; `None` where there is none.
+pub fn line(text: &mut String, inventory: &Inventory, rows: &[SeriesRow]) -> Option<()> {
+    device_line(text, inventory, rows)
 }
 
-/// The compressed body of these lines.
+/// Size of the compressed body of these lines.
 pub fn compress(lines: &[String]) -> usize {
-    Body::of(lines).bytes().len()
+    let lines: Lines = lines.iter().collect();
+    Body::of(lines.text(0..lines.len())).bytes().len()
 }

@@ -21,6 +21,8 @@ use crate::problem::with_causes;
 
 /// Characters of a store's words that are kept.
 const REASON_CHARS_MAX: usize = 1_000;
+/// Times that lines become smaller at the least; typically it is three.
+const RATIO: usize = 2;
 const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(10);
 
 /// Why there is no client.
@@ -64,13 +66,10 @@ pub(super) struct Body(Vec<u8>);
 
 impl Body {
     /// The lines, compressed.
-    pub(super) fn of(lines: &[String]) -> Self {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        for line in lines {
-            for bytes in [line.as_bytes(), b"\n"] {
-                encoder.write_all(bytes).expect("invariant: writing to memory does not fail");
-            }
-        }
+    pub(super) fn of(lines: &str) -> Self {
+        let room = Vec::with_capacity(lines.len() / RATIO);
+        let mut encoder = GzEncoder::new(room, Compression::fast());
+        encoder.write_all(lines.as_bytes()).expect("invariant: writing to memory does not fail");
         Self(encoder.finish().expect("invariant: writing to memory does not fail"))
     }
 

@@ -1,11 +1,13 @@
 //! From a place in a feed to the lines of the next batch. Blocks: for threads that may.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use tokio::sync::watch;
 
+use super::client::Body;
 use super::line::{self, MetricRow};
+use super::lines::Lines;
 use super::{Context, Options};
 use crate::inventory::Inventory;
 use crate::model::{DeviceId, Timestamp, Window, WindowStart};
@@ -16,13 +18,30 @@ use crate::store::{Devices, Error, Feed, Reader, SeriesQuery, SeriesRow};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Batch {
     /// The lines.
-    pub lines: Vec<String>,
+    pub lines: Lines,
     /// Place in the feed once they are written.
     pub position: u64,
     /// Rows that had nothing to send: their readings are older than the retention, or no number.
     pub empty: u64,
     /// Entries of the feed behind `position`.
     pub behind: u64,
+}
+
+/// A batch that is ready to be sent.
+pub(super) struct Prepared {
+    /// The batch.
+    pub batch: Batch,
+    /// The body of its first request, and the lines that it has.
+    pub body: Option<(Range<usize>, Body)>,
+}
+
+impl Prepared {
+    /// Compresses what is sent first of a batch, `lines_max` lines at the most.
+    pub(super) fn new(batch: Batch, lines_max: usize) -> Self {
+        let first = 0..batch.lines.len().min(lines_max.max(1));
+        let body = (!first.is_empty()).then(|| (first.clone(), Body::of(batch.lines.text(first))));
+        Self { batch, body }
+    }
 }
 
 /// The next batch of a feed after `after`; `None` at its end, or when the daemon stops.
@@ -50,9 +69,9 @@ fn indicators(reader: &Reader, after: u64, options: &Options, context: &Context)
     let Some(last) = rows.last() else { return Ok(None) };
     let mut batch = Batch { position: last.seq, ..Batch::default() };
     for row in &rows {
-        match line::indicator(row, describe(&context.descriptions, &row.id)) {
-            Some(line) => batch.lines.push(line),
-            None => batch.empty += 1,
+        let description = describe(&context.descriptions, &row.id);
+        if batch.lines.push(|text| line::indicator(text, row, description)).is_none() {
+            batch.empty += 1;
         }
     }
     Ok(Some(batch))
@@ -92,7 +111,7 @@ struct View<'a> {
     inventory: &'a Inventory,
     context: &'a Context,
     now: Timestamp,
-    lines: &'a mut Vec<String>,
+    lines: &'a mut Lines,
 }
 
 impl View<'_> {
@@ -112,24 +131,24 @@ impl View<'_> {
         let mut rows: Vec<SeriesRow> = Vec::new();
         self.reader.visit_series(&query, &mut |row| {
             if rows.last().is_some_and(|last| last.device != row.device) {
-                self.lines.extend(device_line(self.inventory, &rows));
+                self.lines.push(|text| device_line(text, self.inventory, &rows));
                 rows.clear();
             }
             rows.push(row);
             ControlFlow::Continue(())
         })?;
-        self.lines.extend(device_line(self.inventory, &rows));
+        self.lines.push(|text| device_line(text, self.inventory, &rows));
         Ok(())
     }
 }
 
-/// The line of one device's window.
-fn device_line(inventory: &Inventory, rows: &[SeriesRow]) -> Option<String> {
+/// Writes the line of one device's window.
+pub(super) fn device_line(text: &mut String, inventory: &Inventory, rows: &[SeriesRow]) -> Option<()> {
     let first = rows.first()?;
     let device = inventory.device(first.device)?;
     let metrics = rows.iter().filter_map(|row| {
         let name = inventory.metrics.name(row.metric)?;
         Some(MetricRow::new(device, name, &row.combined))
     });
-    line::rollup((inventory.site_of(device), device), (first.window, first.start), metrics)
+    line::rollup(text, (inventory.site_of(device), device), (first.window, first.start), metrics)
 }

@@ -48,7 +48,8 @@ pub(crate) fn line(row: &Row<'_>) -> Option<String> {
     let combined: Vec<Combined> = row.metrics.iter().map(|(_, value)| combined(*value)).collect();
     let metrics =
         row.metrics.iter().zip(&combined).map(|((name, _), combined)| MetricRow::new(&device, name, combined));
-    rollup((&site, &device), (Window::Minute1, START), metrics)
+    let mut text = String::new();
+    rollup(&mut text, (&site, &device), (Window::Minute1, START), metrics).map(|()| text)
 }
 
 fn combined(value: f64) -> Combined {

@@ -36,13 +36,14 @@ impl<'a> MetricRow<'a> {
     }
 }
 
-/// The line of a device's window; `None` where it would have no field.
+/// Writes the line of a device's window; `None` where it would have no field, and then what it wrote is of no use.
 pub(super) fn rollup<'a>(
+    out: &mut String,
     (site, device): (&Site, &Device),
     (window, start): (Window, WindowStart),
     metrics: impl IntoIterator<Item = MetricRow<'a>>,
-) -> Option<String> {
-    let mut line = Line::new(if site.kind.is_empty() { KIND_UNKNOWN } else { &site.kind });
+) -> Option<()> {
+    let mut line = Line::new(out, if site.kind.is_empty() { KIND_UNKNOWN } else { &site.kind });
     line.tag("area", &site.area);
     line.tag("device", &device.name);
     line.tag("operator", &site.operator);
@@ -55,7 +56,7 @@ pub(super) fn rollup<'a>(
 }
 
 #[expect(clippy::cast_precision_loss, reason = "no window holds 2^53 readings")]
-fn metric_fields(line: &mut Line, metric: &MetricRow<'_>) {
+fn metric_fields(line: &mut Line<'_>, metric: &MetricRow<'_>) {
     let aggregate = &metric.combined.aggregate;
     let mut field = |suffix: &str, value: f64| line.field(&[metric.name, suffix], value);
     match metric.kind {
@@ -90,10 +91,10 @@ fn metric_fields(line: &mut Line, metric: &MetricRow<'_>) {
     }
 }
 
-/// The line of an indicator; values that are unknown are left out (P6).
+/// Writes the line of an indicator; values that are unknown are left out (P6).
 #[expect(clippy::cast_precision_loss, reason = "a row is not amended 2^53 times")]
-pub(super) fn indicator(row: &IndicatorRow, description: Option<&Description>) -> Option<String> {
-    let mut line = Line::new(INDICATOR);
+pub(super) fn indicator(out: &mut String, row: &IndicatorRow, description: Option<&Description>) -> Option<()> {
+    let mut line = Line::new(out, INDICATOR);
     line.tag("area", &row.area);
     line.tag("id", &row.id);
     line.tag("level", row.level.label());
@@ -119,18 +120,17 @@ pub(super) fn indicator(row: &IndicatorRow, description: Option<&Description>) -
 }
 
 /// A line while it is written: measurement, then tags, then fields.
-struct Line {
-    text: String,
+struct Line<'a> {
+    text: &'a mut String,
     fields: usize,
 }
 
-impl Line {
-    fn new(measurement: &str) -> Self {
-        let mut text = String::with_capacity(256);
+impl<'a> Line<'a> {
+    fn new(text: &'a mut String, measurement: &str) -> Self {
         // A line that starts with # is a comment, and no escape makes it another.
         let (hash, rest) = measurement.strip_prefix('#').map_or(("", measurement), |rest| ("_", rest));
         text.push_str(hash);
-        escape(&mut text, rest, ", ");
+        escape(text, rest, ", ");
         Self { text, fields: 0 }
     }
 
@@ -139,9 +139,9 @@ impl Line {
             return;
         }
         self.text.push(',');
-        escape(&mut self.text, key, ",= ");
+        escape(self.text, key, ",= ");
         self.text.push('=');
-        escape(&mut self.text, value, ",= ");
+        escape(self.text, value, ",= ");
     }
 
     /// Adds a field unless its value is no number; `key` comes in parts.
@@ -151,31 +151,96 @@ impl Line {
         }
         self.text.push(if self.fields == 0 { ' ' } else { ',' });
         for part in key {
-            if part.contains('"') {
+            if is_plain(part) {
+                self.text.push_str(part);
+            } else if part.contains('"') {
                 // Legal, but VictoriaMetrics takes it for the start of a text value, and stores 0.
-                escape(&mut self.text, &part.replace('"', "_"), ",= ");
+                escape(self.text, &part.replace('"', "_"), ",= ");
             } else {
-                escape(&mut self.text, part, ",= ");
+                escape(self.text, part, ",= ");
             }
         }
         self.fields += 1;
         self.text.push('=');
-        let magnitude = value.abs();
-        let written = if magnitude == 0.0 || (1e-5..1e16).contains(&magnitude) {
-            write!(self.text, "{value}")
-        } else {
-            write!(self.text, "{value:e}")
-        };
-        written.expect("invariant: writing to a string does not fail");
+        number(self.text, value);
     }
 
-    fn finish(mut self, at: Timestamp) -> Option<String> {
+    fn finish(self, at: Timestamp) -> Option<()> {
         if self.fields == 0 {
             return None;
         }
         write!(self.text, " {}", at.as_millis()).expect("invariant: writing to a string does not fail");
-        Some(self.text)
+        Some(())
     }
+}
+
+/// Whether `text` means itself wherever it stands, as nearly every name does.
+fn is_plain(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.' | b':'))
+}
+
+/// Appends a finite number in its shortest form that comes back as it was.
+fn number(out: &mut String, value: f64) {
+    let magnitude = value.abs();
+    if short_number(out, value, magnitude) {
+        return;
+    }
+    let written = if magnitude == 0.0 || (1e-5..1e16).contains(&magnitude) {
+        write!(out, "{value}")
+    } else {
+        write!(out, "{value:e}")
+    };
+    written.expect("invariant: writing to a string does not fail");
+}
+
+/// Appends a number of few decimals, as counts and what devices measure are, in a fraction of the time that any number
+/// takes. Returns whether it is one.
+///
+/// The whole number and the power of ten are exact, so that their quotient is the very number that is read from the
+/// text; and since fewer decimals were tried before, no text is shorter.
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "not negative, and rounded on purpose")]
+#[expect(clippy::cast_precision_loss, reason = "below 2^53")]
+fn short_number(out: &mut String, value: f64, magnitude: f64) -> bool {
+    const SCALED_MAX: f64 = 5e14;
+    if magnitude == 0.0 {
+        // Zero has a sign.
+        out.push_str(if value.is_sign_negative() { "-0" } else { "0" });
+        return true;
+    }
+    for (decimals, power) in [1.0, 10.0, 100.0, 1_000.0].into_iter().enumerate() {
+        let scaled = magnitude * power;
+        if scaled > SCALED_MAX {
+            return false;
+        }
+        // Rounding by a cast is an instruction, by `round` a call.
+        let whole = (scaled + 0.5) as u64;
+        if whole as f64 / power == magnitude {
+            if value < 0.0 {
+                out.push('-');
+            }
+            digits(out, whole, decimals);
+            return true;
+        }
+    }
+    false
+}
+
+/// Appends a whole number with a point before the last `decimals` of its digits.
+fn digits(out: &mut String, mut whole: u64, decimals: usize) {
+    let mut text = [b'0'; 24];
+    let mut at = text.len();
+    let mut count = 0;
+    while whole > 0 || count <= decimals {
+        if count == decimals && decimals > 0 {
+            at -= 1;
+            text[at] = b'.';
+        }
+        at -= 1;
+        text[at] = b"0123456789"[usize::try_from(whole % 10).unwrap_or(0)];
+        whole /= 10;
+        count += 1;
+    }
+    out.push_str(std::str::from_utf8(&text[at..]).expect("invariant: digits and a point"));
 }
 
 /// Appends `text` with `special` characters escaped.
@@ -184,6 +249,10 @@ impl Line {
 /// characters (a newline ends the line), and a backslash that would escape what follows it (a special character,
 /// another backslash, the end).
 fn escape(out: &mut String, text: &str, special: &str) {
+    if is_plain(text) {
+        out.push_str(text);
+        return;
+    }
     let mut characters = text.chars().peekable();
     while let Some(character) = characters.next() {
         match character {
@@ -209,10 +278,11 @@ mod tests {
     use super::*;
 
     fn line(measurement: &str, tag: (&str, &str), field: &str, value: f64) -> Option<String> {
-        let mut line = Line::new(measurement);
+        let mut text = String::new();
+        let mut line = Line::new(&mut text, measurement);
         line.tag(tag.0, tag.1);
         line.field(&[field], value);
-        line.finish(Timestamp::from_millis(7))
+        line.finish(Timestamp::from_millis(7)).map(|()| text)
     }
 
     #[test]
@@ -254,6 +324,32 @@ mod tests {
             let text = written.strip_prefix("m,t=v f=").and_then(|rest| rest.strip_suffix(" 7")).expect("a field");
             assert_eq!(text.parse::<f64>().map(f64::to_bits), Ok(value.to_bits()));
             assert!(text.len() < 26, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_number_of_few_decimals_is_written_as_any_other_is() {
+        let mut rng = fastrand::Rng::with_seed(7);
+        for round in 0..200_000 {
+            let power = [1.0, 10.0, 100.0, 1_000.0, 1e4, 1e6, 3.0][round % 7];
+            let (bits, sign) = (rng.u32(1..53), rng.i64(0..=1) * 2 - 1);
+            let whole = rng.i64(0..1 << bits) * sign;
+            #[expect(clippy::cast_precision_loss, reason = "below 2^53")]
+            let value = if round % 5 == 0 { f64::from_bits(rng.u64(..)) } else { whole as f64 / power };
+            if !value.is_finite() {
+                continue;
+            }
+            let mut short = String::new();
+            if short_number(&mut short, value, value.abs()) {
+                assert_eq!(short, format!("{value}"), "{value:e}");
+            }
+        }
+        for (value, text) in
+            [(0.0, "0"), (-0.0, "-0"), (0.001, "0.001"), (-0.05, "-0.05"), (10.0, "10"), (1.25, "1.25")]
+        {
+            let mut short = String::new();
+            assert!(short_number(&mut short, value, value.abs()), "{value}");
+            assert_eq!(short, text);
         }
     }
 }

@@ -1,7 +1,9 @@
 //! The InfluxDB v2 sink: roll-ups and indicators as line protocol over the write API.
 //!
-//! The two feeds take turns, a batch each. A batch is in the store's hands before the position goes forward. What the
-//! store cannot do now is tried again; what it will never take is put into quarantine with the store's own words; what
+//! The two feeds take turns, a batch each. A batch is in the store's hands before the position goes forward, and before
+//! the next one is sent, so that of a row the newest version is always the last. While one is on its way the next of its
+//! feed is read and compressed, and no more than that; where the delivery had to wait it is read again, since a store
+//! may keep either of two versions. What the store cannot do now is tried again; what it will never take is put into quarantine with the store's own words; what
 //! a person has to put right is said to that person, and loses nothing.
 
 #[cfg(feature = "bench")]
@@ -11,6 +13,7 @@ mod feed;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod line;
+mod lines;
 mod policy;
 #[cfg(test)]
 pub(crate) mod stepped;
@@ -18,7 +21,9 @@ pub(crate) mod stepped;
 mod tests;
 
 use std::collections::BTreeSet;
+use std::future::pending;
 use std::ops::Range;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,7 +32,7 @@ use tokio::time;
 use tracing::{error, info, warn};
 
 use self::client::{Body, Client, FarSide};
-use self::feed::Batch;
+use self::feed::{Batch, Prepared};
 use self::policy::{Answer, Delivery, Next, Refusal, Trouble};
 use super::desk::Desk;
 use super::{Context, stopped};
@@ -36,7 +41,7 @@ use crate::health::{Counter, Part, State};
 use crate::model::{Window, millis};
 use crate::store::{Feed, Quarantined};
 
-/// Wait at the end of both feeds; rows come every few seconds at the most.
+/// Wait at the end of both feeds where no flush ends it: indicators come without one.
 const IDLE: Duration = Duration::from_millis(500);
 /// Time that a request under way has left when the daemon stops.
 const LEAVE: Duration = Duration::from_millis(1_500);
@@ -95,6 +100,7 @@ struct Counters {
     retries: Counter,
     bytes_sent: Counter,
     feed_behind: Counter,
+    batches_read: Counter,
 }
 
 impl Counters {
@@ -107,6 +113,7 @@ impl Counters {
             retries: part.counter("retries"),
             bytes_sent: part.counter("bytes_sent"),
             feed_behind: part.counter("feed_behind"),
+            batches_read: part.counter("batches_read"),
         }
     }
 }
@@ -117,10 +124,20 @@ struct Stopped;
 /// How a batch ended.
 enum Outcome {
     /// All of it is in the store, but for these lines.
-    Delivered(Vec<Refusal>),
+    Delivered(Vec<Refusal>, Pace),
     /// It is to be read again.
     Again,
 }
+
+/// Whether a delivery had to wait for something to be put right.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    AtOnce,
+    Waited,
+}
+
+/// What was read after a place of a feed, and that place.
+type Read = Result<(u64, Option<Prepared>), String>;
 
 struct Sink<F> {
     client: F,
@@ -133,6 +150,11 @@ struct Sink<F> {
     lines_max: usize,
     /// Place in each feed, once it was read.
     positions: [Option<u64>; 2],
+    /// The next batch of each feed, on its way from our store. It begins at the feed's place in `positions`, since it is kept
+    /// only when that was set to where the batch before it ends.
+    ahead: [Option<Pin<Box<dyn Future<Output = Read> + Send>>>; 2],
+    /// Says when the pipeline has written rows.
+    flushes: watch::Receiver<()>,
     /// Whether making the bucket was tried since the last write that went well.
     bucket_tried: bool,
     /// Whether the log says already that a person is needed.
@@ -140,7 +162,7 @@ struct Sink<F> {
     stop: watch::Receiver<bool>,
 }
 
-impl<F: FarSide> Sink<F> {
+impl<F: FarSide + 'static> Sink<F> {
     fn new(client: F, options: Options, context: Context, part: Arc<Part>, stop: watch::Receiver<bool>) -> Self {
         Self {
             client,
@@ -149,6 +171,8 @@ impl<F: FarSide> Sink<F> {
             backoff: Backoff::new(options.backoff_max),
             lines_max: options.batch_lines_max,
             positions: [None, None],
+            ahead: [None, None],
+            flushes: context.flushes.clone(),
             bucket_tried: false,
             operator_told: false,
             shared: Arc::new((options, context)),
@@ -171,7 +195,7 @@ impl<F: FarSide> Sink<F> {
                 }
             }
             self.counters.feed_behind.set(behind);
-            if idle && self.wait(IDLE).await.is_err() {
+            if idle && self.idle().await.is_err() {
                 return;
             }
         }
@@ -179,27 +203,46 @@ impl<F: FarSide> Sink<F> {
 
     /// Sends the next batch of a feed and gives what is left behind it; `None` where there was nothing to send.
     async fn turn(&mut self, feed: Feed) -> Result<Option<u64>, Stopped> {
-        let Some(batch) = self.next_batch(feed).await? else { return Ok(None) };
-        let outcome =
-            if batch.lines.is_empty() { Outcome::Delivered(Vec::new()) } else { self.deliver(&batch).await? };
-        if let Outcome::Delivered(refused) = outcome {
+        let Some(Prepared { batch, body }) = self.next_batch(feed).await? else { return Ok(None) };
+        let ahead = (batch.behind > 0).then(|| self.read(feed, Some(batch.position)));
+        let outcome = match body {
+            None => Outcome::Delivered(Vec::new(), Pace::AtOnce),
+            Some(body) => self.deliver(&batch, body).await?,
+        };
+        if let Outcome::Delivered(refused, pace) = outcome {
             self.settle(feed, &batch, refused).await?;
+            if let Some(ahead) = ahead.filter(|_| pace == Pace::AtOnce) {
+                self.ahead[index(feed)] = Some(Box::pin(ahead));
+            }
         }
         Ok(Some(batch.behind))
     }
 
-    async fn next_batch(&mut self, feed: Feed) -> Result<Option<Batch>, Stopped> {
+    /// Begins to read the next batch after a place of a feed, or after the saved one.
+    fn read(&self, feed: Feed, after: Option<u64>) -> impl Future<Output = Read> + Send + use<F> {
+        let (shared, stop, lines_max) = (self.shared.clone(), self.stop.clone(), self.lines_max);
+        let batches_read = self.counters.batches_read.clone();
+        self.desk.with(move |reader, writer| {
+            let (options, context) = &*shared;
+            let after = after.map_or_else(|| writer.position(&options.name, feed), Ok)?;
+            let batch = feed::next(reader, (feed, after), options, context, &stop)?;
+            batches_read.add(u64::from(batch.is_some()));
+            Ok((after, batch.map(|batch| Prepared::new(batch, lines_max))))
+        })
+    }
+
+    async fn next_batch(&mut self, feed: Feed) -> Result<Option<Prepared>, Stopped> {
         loop {
-            let (shared, stop, known) = (self.shared.clone(), self.stop.clone(), self.positions[index(feed)]);
-            let read = self.desk.with(move |reader, writer| {
-                let (options, context) = &*shared;
-                let after = known.map_or_else(|| writer.position(&options.name, feed), Ok)?;
-                Ok((after, feed::next(reader, (feed, after), options, context, &stop)?))
-            });
-            match read.await {
+            let known = self.positions[index(feed)];
+            let read = match self.ahead[index(feed)].take() {
+                Some(ahead) => ahead.await,
+                None => self.read(feed, known).await,
+            };
+            match read {
+                _ if *self.stop.borrow() => return Err(Stopped),
                 Ok((after, batch)) => {
                     self.positions[index(feed)] = Some(after);
-                    return if *self.stop.borrow() { Err(Stopped) } else { Ok(batch) };
+                    return Ok(batch);
                 }
                 Err(reason) => self.store_trouble(reason).await?,
             }
@@ -207,16 +250,16 @@ impl<F: FarSide> Sink<F> {
     }
 
     /// Brings a batch to the store, however long it takes.
-    async fn deliver(&mut self, batch: &Batch) -> Result<Outcome, Stopped> {
+    async fn deliver(&mut self, batch: &Batch, first: (Range<usize>, Body)) -> Result<Outcome, Stopped> {
         let mut delivery = Delivery::new(batch.lines.len(), self.lines_max);
-        let mut packed: Option<(Range<usize>, Body)> = None;
+        let (mut packed, mut pace) = (Some(first), Pace::AtOnce);
         self.counters.feed_behind.set(batch.behind + batch.lines.len() as u64);
         loop {
             let part = match delivery.next() {
                 Next::Send(part) => part,
                 Next::Done(refused) => {
                     self.counters.lines_written.add(delivery.written() as u64);
-                    return Ok(Outcome::Delivered(refused));
+                    return Ok(Outcome::Delivered(refused, pace));
                 }
                 Next::Unproven(reason) => {
                     self.operator_trouble(400, &reason).await?;
@@ -225,12 +268,15 @@ impl<F: FarSide> Sink<F> {
             };
             let body = match packed.take() {
                 Some((range, body)) if range == part => body,
-                _ => Body::of(&batch.lines[part.clone()]),
+                _ => Body::of(batch.lines.text(part.clone())),
             };
             let answer = self.send(&body).await?;
             packed = Some((part, body));
             let trouble = delivery.answered(answer, &batch.lines);
             self.lines_max = delivery.lines_max();
+            if trouble.is_some() {
+                pace = Pace::Waited;
+            }
             match trouble {
                 None => self.backoff.succeeded(),
                 Some(Trouble::Passing(reason)) => self.passing_trouble(reason).await?,
@@ -263,7 +309,7 @@ impl<F: FarSide> Sink<F> {
         let lines: Arc<[Quarantined]> = refused
             .iter()
             .map(|Refusal { line, reason }| {
-                let line = &batch.lines[*line];
+                let line = batch.lines.get(*line).unwrap_or_default();
                 let line = line[..line.floor_char_boundary(QUARANTINED_BYTES_MAX)].to_owned();
                 Quarantined { at, sink: sink.clone(), line, reason: reason.clone() }
             })
@@ -382,6 +428,22 @@ impl<F: FarSide> Sink<F> {
             _ => "check that the address is that of the store's write API".to_owned(),
         };
         format!("{url} answers HTTP {status}: {reason}; {todo}; rows are kept until then")
+    }
+
+    /// Waits for what may have brought rows.
+    async fn idle(&mut self) -> Result<(), Stopped> {
+        let flushes = &mut self.flushes;
+        let rows_may_be_there = async {
+            if flushes.changed().await.is_err() {
+                // The pipeline has ended.
+                pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            () = rows_may_be_there => Ok(()),
+            () = time::sleep(IDLE) => Ok(()),
+            () = stopped(&mut self.stop) => Err(Stopped),
+        }
     }
 
     async fn wait(&mut self, span: Duration) -> Result<(), Stopped> {

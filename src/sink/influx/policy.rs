@@ -5,6 +5,8 @@
 
 use std::ops::Range;
 
+use super::lines::Lines;
+
 /// Lines that a store refused without naming them, with nothing written in between, before we believe that it is the
 /// request that it does not like (its bucket, its organisation) and not the lines.
 const SUSPECTS_MAX: usize = 8;
@@ -136,7 +138,7 @@ impl Delivery {
     }
 
     /// Takes in the answer to the part that [`Delivery::next`] gave; `lines` is the batch.
-    pub(super) fn answered(&mut self, answer: Answer, lines: &[String]) -> Option<Trouble> {
+    pub(super) fn answered(&mut self, answer: Answer, lines: &Lines) -> Option<Trouble> {
         let part = self.parts.last().cloned()?;
         match answer {
             Answer::Busy { reason } => return Some(Trouble::Passing(reason)),
@@ -206,12 +208,12 @@ fn dropped_points(reason: &str) -> Option<usize> {
 mod tests {
     use super::*;
 
-    fn batch(count: usize) -> Vec<String> {
+    fn batch(count: usize) -> Lines {
         (0..count).map(|n| format!("base_station,site=s{n:03},window=1m x=1 1764000000000")).collect()
     }
 
     /// Plays a store that answers each part; gives the requests it saw and how the batch ended.
-    fn play(count: usize, lines_max: usize, store: impl Fn(&[String]) -> Answer) -> (Vec<Range<usize>>, Next) {
+    fn play(count: usize, lines_max: usize, store: impl Fn(&[&str]) -> Answer) -> (Vec<Range<usize>>, Next) {
         let lines = batch(count);
         let mut delivery = Delivery::new(lines.len(), lines_max);
         let mut requests = Vec::new();
@@ -219,15 +221,16 @@ mod tests {
             match delivery.next() {
                 Next::Send(part) => {
                     requests.push(part.clone());
-                    assert_eq!(delivery.answered(store(&lines[part]), &lines), None);
+                    let sent: Vec<&str> = lines.text(part).lines().collect();
+                    assert_eq!(delivery.answered(store(&sent), &lines), None);
                 }
                 end => return (requests, end),
             }
         }
     }
 
-    fn bad(lines: &[String], sites: &[&str]) -> Option<String> {
-        lines.iter().find(|line| sites.iter().any(|site| line.contains(site))).cloned()
+    fn bad(lines: &[&str], sites: &[&str]) -> Option<String> {
+        lines.iter().find(|line| sites.iter().any(|site| line.contains(site))).map(ToString::to_string)
     }
 
     #[test]

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::client::{Body, FarSide};
 use super::policy::Answer;
-use super::{Options, Sink};
+use super::{Options, Sink, index};
 use crate::health::Part;
 use crate::sink::Context;
 use crate::store::Feed;
@@ -51,8 +51,19 @@ impl SteppedSink {
         Self { sink: Sink::new(Scripted(script), options, context, part, stop), _stop: sender }
     }
 
-    /// Sends the next batch of a feed, however often it takes. Returns whether there was one.
+    /// Sends the next batch of a feed, however often it takes. Returns whether there was one. What is read ahead
+    /// meanwhile was read by then, so that it does not depend on the machine what is in it.
     pub(crate) async fn turn(&mut self, feed: Feed) -> bool {
-        matches!(self.sink.turn(feed).await, Ok(Some(_)))
+        let turn = self.sink.turn(feed).await;
+        if let Some(ahead) = self.sink.ahead[index(feed)].take() {
+            let read = ahead.await;
+            self.sink.ahead[index(feed)] = Some(Box::pin(std::future::ready(read)));
+        }
+        matches!(turn, Ok(Some(_)))
+    }
+
+    /// Waits as the sink does at the end of both feeds.
+    pub(crate) async fn idle(&mut self) {
+        let _ = self.sink.idle().await;
     }
 }

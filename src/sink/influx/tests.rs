@@ -10,12 +10,14 @@ use axum::extract::State as Shared;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use axum::response::IntoResponse;
 use flate2::read::GzDecoder;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
-use super::{Options, run};
+use super::stepped::{self, SteppedSink};
+use super::{IDLE, Options, run};
 use crate::health::{Health, Part, PartKind, PartSnapshot, State};
 use crate::model::Window;
+use crate::sink::Context;
 use crate::sink::testing::{City, MINUTE, SINK, at, indicator, until};
 use crate::store::Feed;
 
@@ -24,6 +26,8 @@ enum Reply {
     Status(u16, String),
     Hang,
     Close,
+    /// This status, once somebody says so.
+    Late(Arc<Notify>, u16),
 }
 
 fn ok() -> Reply {
@@ -76,8 +80,13 @@ async fn answer(Shared(store): Shared<Store>, uri: Uri, headers: HeaderMap, body
         assert!(!headers.contains_key("content-encoding"));
     }
     store.seen.lock().unwrap().push((path.clone(), lines.clone()));
-    let reply = (store.script.lock().unwrap())(&path, &lines);
+    let mut reply = (store.script.lock().unwrap())(&path, &lines);
+    if let Reply::Late(word, status) = reply {
+        word.notified().await;
+        reply = Reply::Status(status, String::new());
+    }
     match reply {
+        Reply::Late(..) => unreachable!("it was waited for"),
         Reply::Hang => std::future::pending().await,
         Reply::Close => panic!("the scripted store hangs up"),
         Reply::Status(status, text) => {
@@ -359,6 +368,105 @@ async fn a_sink_that_is_stopped_amid_a_request_sends_its_rows_after_the_restart(
     caught_up(&city, Feed::Rollup).await;
     sink.stop().await;
     assert_eq!(store.kept(), lines_of(2));
+}
+
+/// Whether the sink has read so many batches.
+fn has_read(sink: &Running, batches: u64) -> bool {
+    sink.part.snapshot().counters["batches_read"] == batches
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_batch_is_read_ahead_and_no_amended_row_is_overtaken_by_what_it_was() {
+    let mut city = city_of(6);
+    let word = Arc::new(Notify::new());
+    let mut first = Some(word.clone());
+    let (store, url) = Store::start(move |_, _| first.take().map_or_else(ok, |word| Reply::Late(word, 204))).await;
+    let patient = Options { timeout: Duration::from_mins(1), batch_lines_max: 2, ..options(&url) };
+    let sink = Running::start(&city, patient);
+    until("one batch is under way and one read ahead", || !store.seen().is_empty() && has_read(&sink, 2)).await;
+    for site in [2, 4] {
+        city.hear(site, at(45_000), 50.0);
+    }
+    city.flush(at(2 * MINUTE));
+    word.notify_one();
+    caught_up(&city, Feed::Rollup).await;
+    sink.stop().await;
+    let kept = store.kept();
+    let versions = |site: u32| -> Vec<bool> {
+        let tag = format!(",site=s{site},");
+        kept.iter().filter(|line| line.contains(&tag)).map(|line| line.contains("pwr_w_max=50,")).collect()
+    };
+    // The third batch was not read before the second was on its way.
+    assert_eq!(
+        [0, 1, 2, 3, 4, 5].map(versions),
+        [vec![false], vec![false], vec![false, true], vec![false], vec![true], vec![false]]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_read_ahead_is_read_again_where_the_batch_before_it_had_to_wait() {
+    let mut city = city_of(4);
+    let word = Arc::new(Notify::new());
+    let mut script = [Reply::Late(word.clone(), 503), Reply::Status(429, "slow down".to_owned())].into_iter();
+    let (store, url) = Store::start(move |_, _| script.next().unwrap_or_else(ok)).await;
+    let patient = Options { timeout: Duration::from_mins(1), batch_lines_max: 2, ..options(&url) };
+    let sink = Running::start(&city, patient);
+    until("one batch is under way and one read ahead", || !store.seen().is_empty() && has_read(&sink, 2)).await;
+    city.hear(2, at(45_000), 50.0);
+    city.flush(at(2 * MINUTE));
+    word.notify_one();
+    caught_up(&city, Feed::Rollup).await;
+    let health = sink.stop().await;
+    let [first, second, _, fourth] = &lines_of(4)[..] else { panic!("four") };
+    let kept = store.kept();
+    assert_eq!([&kept[0], &kept[1], &kept[3]], [first, second, fourth]);
+    assert!(kept.len() == 4 && kept[2].contains(",site=s2,") && kept[2].contains("pwr_w_max=50,"), "{kept:?}");
+    let tried: Vec<_> = store.seen().into_iter().map(|(_, lines)| lines).take(3).collect();
+    assert!(tried.iter().all(|lines| lines[..] == kept[..2]), "{tried:?}");
+    assert_eq!((health.counters["retries"], health.counters["lines_written"]), (2, 4));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_that_is_stopped_with_a_batch_ahead_sends_all_of_it_after_the_restart() {
+    let city = city_of(6);
+    let mut first = true;
+    let (store, url) = Store::start(move |_, _| if std::mem::take(&mut first) { Reply::Hang } else { ok() }).await;
+    let patient = Options { timeout: Duration::from_mins(1), batch_lines_max: 2, ..options(&url) };
+    let sink = Running::start(&city, patient.clone());
+    until("one batch is under way and one read ahead", || !store.seen().is_empty() && has_read(&sink, 2)).await;
+    sink.stop().await;
+    assert_eq!(city.position(Feed::Rollup), 0);
+    let sink = Running::start(&city, patient);
+    caught_up(&city, Feed::Rollup).await;
+    sink.stop().await;
+    assert_eq!(store.kept(), lines_of(6));
+}
+
+/// A store in memory that takes everything.
+struct Takes;
+
+impl stepped::Script for Takes {
+    fn hear(&self, _: &[&str]) -> Option<(u16, String)> {
+        Some((204, String::new()))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flush_ends_the_wait_for_rows_and_the_end_of_the_pipeline_does_not() {
+    let city = City::new(1);
+    let (teller, flushes) = watch::channel(());
+    let context = Context { flushes, ..city.context() };
+    let part = Health::default().part(PartKind::Influx, SINK, at(0));
+    let mut sink = SteppedSink::new(Arc::new(Takes), options("http://far"), context, part);
+    let began = tokio::time::Instant::now();
+    teller.send_replace(());
+    sink.idle().await;
+    assert!(began.elapsed() < IDLE / 10);
+    sink.idle().await;
+    assert!(began.elapsed() >= IDLE);
+    drop(teller);
+    sink.idle().await;
+    assert!(began.elapsed() >= 2 * IDLE);
 }
 
 #[tokio::test(flavor = "multi_thread")]
