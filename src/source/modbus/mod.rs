@@ -131,7 +131,7 @@ async fn tell_failures(tasks: &mut JoinSet<()>, parts: &HashMap<Id, Arc<Part>>, 
             part.report(State::Down, "its task failed; restart the daemon", clock.now());
         }
     }
-    pending().await
+    pending::<()>().await;
 }
 
 /// The devices to poll, by endpoint.
