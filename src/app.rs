@@ -110,9 +110,8 @@ pub struct Daemon {
 
 struct Sources {
     stop: Arc<AtomicBool>,
-    mqtt: Vec<JoinHandle<()>>,
     stop_modbus: watch::Sender<bool>,
-    modbus: tokio::task::JoinHandle<()>,
+    threads: Vec<JoinHandle<()>>,
 }
 
 impl Daemon {
@@ -223,7 +222,7 @@ impl Daemon {
         let mut looks = tokio::time::interval(LOOK);
         loop {
             looks.tick().await;
-            let threads = self.sources.mqtt.iter().chain([&self.pipeline.1, &self.worker.1]);
+            let threads = self.sources.threads.iter().chain([&self.pipeline.1, &self.worker.1]);
             if let Some(ended) = threads.into_iter().find(|thread| thread.is_finished()) {
                 return ended.thread().name().unwrap_or("unnamed").to_owned();
             }
@@ -254,10 +253,7 @@ impl Daemon {
         let Self { sources, pipeline, worker, tasks, .. } = self;
         sources.stop.store(true, Ordering::Release);
         sources.stop_modbus.send_replace(true);
-        if let Err(error) = sources.modbus.await {
-            error!(%error, "the modbus source failed");
-        }
-        for thread in sources.mqtt {
+        for thread in sources.threads {
             join(thread).await;
         }
         for (stop, thread) in [pipeline, worker] {
@@ -389,16 +385,17 @@ fn start_sources(
     clock: Clock,
 ) -> Result<Sources, Error> {
     let stop = Arc::<AtomicBool>::default();
-    let mut mqtt = Vec::new();
+    let mut threads = Vec::new();
     for options in &config.mqtt {
         let part = health.part(PartKind::Mqtt, &options.name, clock.now());
         let thread = source::mqtt::start(options.clone(), journal.inlet(), clock, part, stop.clone());
-        mqtt.push(thread.map_err(Error::Thread)?);
+        threads.push(thread.map_err(Error::Thread)?);
     }
     let (stop_modbus, stopped) = watch::channel(false);
     let (options, inlet) = (config.modbus.clone(), journal.inlet());
-    let modbus = source::modbus::run(options, inventory.clone(), inlet, clock, health.clone(), stopped);
-    Ok(Sources { stop, mqtt, stop_modbus, modbus: tokio::spawn(modbus) })
+    let modbus = source::modbus::start(options, inventory.clone(), inlet, clock, health.clone(), stopped);
+    threads.extend(modbus.map_err(Error::Thread)?);
+    Ok(Sources { stop, stop_modbus, threads })
 }
 
 #[cfg(test)]

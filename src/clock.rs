@@ -81,6 +81,9 @@ impl Clock {
     /// How long really to wait until this clock shows `then`; zero when it has passed.
     #[must_use]
     pub fn real_until(&self, then: Timestamp) -> Duration {
+        if self.is_machine_s() {
+            return span_until(then, SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+        }
         let span_ms = u64::try_from(then.millis_since(self.now())).unwrap_or(0);
         self.real(Duration::from_millis(span_ms))
     }
@@ -120,6 +123,11 @@ impl StepWatch {
     }
 }
 
+/// Time from `since_epoch` until `then`, to the nanosecond, so that all who wait for the same instant are woken together.
+fn span_until(then: Timestamp, since_epoch: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(then.as_millis()).unwrap_or(0)).saturating_sub(since_epoch)
+}
+
 fn system_now() -> Timestamp {
     let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     Timestamp::from_millis(millis(since_epoch))
@@ -145,6 +153,16 @@ mod tests {
         assert_eq!(look(25, 56 * year_ms - 3_574_600), Some(-3_600_000));
         // A stall is no step.
         assert_eq!(look(625, 56 * year_ms - 2_974_600), None);
+    }
+
+    #[test]
+    fn all_who_wait_for_the_same_instant_wait_until_the_same() {
+        let then = Timestamp::from_millis(1_764_000_000_010);
+        for now_ns in [1_764_000_000_000_000_001_u64, 1_764_000_000_003_900_000, 1_764_000_000_010_000_000] {
+            let now = Duration::from_nanos(now_ns);
+            assert_eq!(now + span_until(then, now), Duration::from_millis(1_764_000_000_010));
+        }
+        assert_eq!(span_until(then, Duration::from_millis(1_764_000_000_011)), Duration::ZERO);
     }
 
     #[test]

@@ -93,7 +93,9 @@ pub fn encode_poll(blocks: &[Block]) -> Vec<u8> {
         out.extend(count(block.data.len()).to_le_bytes());
         match &block.data {
             BlockData::Registers(registers) => {
-                out.extend(registers.iter().take(usize::from(u16::MAX)).flat_map(|register| register.to_le_bytes()));
+                for register in registers.iter().take(usize::from(u16::MAX)) {
+                    out.extend_from_slice(&register.to_le_bytes());
+                }
             }
             BlockData::Bits(bits) => out.extend(bits.chunks(8).take(usize::from(u16::MAX).div_ceil(8)).map(pack)),
         }

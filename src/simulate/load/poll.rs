@@ -200,18 +200,28 @@ mod tests {
         assert_eq!(stepped(ms(19), Duration::ZERO), ms(19));
     }
 
+    /// Five devices at two neighbouring ports.
+    async fn bound() -> (ModbusLoad, ModbusOptions) {
+        for _ in 0..100 {
+            // A port that was free a moment ago; the one after it may be taken, as may both by now.
+            let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
+            let devices = ModbusOptions {
+                host: IpAddr::V4(Ipv4Addr::LOCALHOST),
+                port: free.port(),
+                devices: 5,
+                units_per_port: 4,
+                registers: 60,
+            };
+            if let Ok(load) = ModbusLoad::bind(devices).await {
+                return (load, devices);
+            }
+        }
+        panic!("no two neighbouring ports are free");
+    }
+
     #[tokio::test]
     async fn every_unit_of_every_port_is_asked() {
-        // A port that was free a moment ago, and the one after it.
-        let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port");
-        let devices = ModbusOptions {
-            host: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            port: free.port(),
-            devices: 5,
-            units_per_port: 4,
-            registers: 60,
-        };
-        let Ok(load) = ModbusLoad::bind(devices).await else { return };
+        let (load, devices) = bound().await;
         let requests = load.requests();
         let options = PollOptions { devices, interval: Duration::from_millis(40), step: Duration::ZERO };
         let polls = async {

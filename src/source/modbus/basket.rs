@@ -15,7 +15,7 @@ use crate::journal::RefusedCause;
 use crate::model::Frame;
 
 /// How long a poll may wait for others.
-const GATHER: Duration = Duration::from_millis(100);
+const GATHER: Duration = Duration::from_millis(250);
 /// Bytes of polls that do not wait any longer.
 const BYTES_MAX: usize = 1024 * 1024;
 /// What a frame takes beside its topic and payload, about.
@@ -100,12 +100,13 @@ impl Basket {
             return;
         }
         let Held { frames, outlets, .. } = std::mem::take(&mut *held);
-        // The lock is kept until the journal has them, so that polls of a device go in the order of their arrival.
+        // The lock is kept until the journal has them, so that polls of a device go in the order of their arrival, and until
+        // that is noted, so that the last word is on the last of them.
         let refused = (self.deliver)(frames).err();
-        drop(held);
         for outlet in outlets {
             outlet.note(refused);
         }
+        drop(held);
     }
 
     /// Empties it a short while after the first poll came, again and again.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::time::sleep;
@@ -129,6 +130,8 @@ pub(super) struct Surroundings {
     pub(super) inventory: Arc<Inventory>,
     pub(super) basket: Arc<Basket>,
     pub(super) clock: Clock,
+    /// Requests that were sent since the thread last waited.
+    pub(super) asked: Arc<AtomicUsize>,
 }
 
 /// How a poll of a device went.
@@ -204,16 +207,18 @@ impl Endpoint {
             if watch.look(&clock, now, Instant::now()).is_some() {
                 self.schedule.clock_was_set(now);
             }
-            match self.schedule.next(now) {
-                Next::Poll(index) => {
-                    self.poll(index).await;
-                    self.report();
-                }
+            let next = self.schedule.next(now);
+            match next {
+                Next::Poll(index) => self.poll(index).await,
                 Next::Wait(until) => sleep(clock.real_until(until).min(SLEEP_MAX)).await,
             }
             let skipped = self.schedule.take_skipped();
             self.counters.late_polls.add(skipped.late);
             self.counters.polls_backed_off.add(skipped.backed_off);
+            // What the journal says of a poll is known a while after it.
+            if matches!(next, Next::Poll(_)) || self.outlet.refused() != self.refused {
+                self.report();
+            }
         }
     }
 
@@ -251,12 +256,12 @@ impl Endpoint {
     /// Asks for all of a device's blocks but those that rest. What was answered before a failure counts.
     async fn read(&mut self, index: usize, now: Timestamp) -> (Vec<Block>, Option<String>, Fate) {
         let unit = self.targets[index].unit;
-        let mut requests = std::mem::take(&mut self.targets[index].requests).into_iter();
-        let (mut blocks, mut kept, mut trouble, mut fate) = (Vec::new(), Vec::new(), None, Fate::Unasked);
-        for mut planned in requests.by_ref() {
+        let mut requests = std::mem::take(&mut self.targets[index].requests);
+        let (mut blocks, mut trouble, mut fate, mut next) = (Vec::new(), None, Fate::Unasked, 0);
+        while let Some(planned) = requests.get_mut(next) {
+            next += 1;
             if let Some(reason) = planned.resting(now) {
                 trouble.get_or_insert_with(|| reason.to_owned());
-                kept.push(planned);
                 continue;
             }
             fate = Fate::Answered;
@@ -265,7 +270,7 @@ impl Endpoint {
                 Ok(data) => {
                     self.counters.registers.add(u64::try_from(data.len()).unwrap_or(u64::MAX));
                     blocks.push(Block { table: request.table, address: request.address, data });
-                    kept.push(Planned::new(planned.request));
+                    planned.rest = None;
                     continue;
                 }
                 Err(failure) => failure,
@@ -273,7 +278,9 @@ impl Endpoint {
             if let Failure::Exception(2 | 3) = failure
                 && let Some(parts) = request.split()
             {
-                kept.extend(parts.into_iter().map(Planned::new));
+                let after = next - 1 + parts.len();
+                requests.splice(next - 1..next, parts.into_iter().map(Planned::new));
+                next = after;
                 continue;
             }
             let reason = self.describe(request, &failure);
@@ -283,16 +290,13 @@ impl Endpoint {
                 Failure::Exception(10 | 11) | Failure::Timeout | Failure::Lost(_) => fate = Fate::Silent,
                 Failure::Exception(code) => {
                     planned.refused(code, reason, self.around.options.backoff_max, now);
-                    kept.push(planned);
                     continue;
                 }
                 Failure::Unreachable(reason) => fate = Fate::Unreachable(reason),
             }
-            kept.push(planned);
             break;
         }
-        kept.extend(requests);
-        self.targets[index].requests = kept;
+        self.targets[index].requests = requests;
         (blocks, trouble, fate)
     }
 
@@ -311,6 +315,7 @@ impl Endpoint {
             Some(link) => link,
             None => self.connect().await?,
         };
+        self.around.asked.fetch_add(1, Ordering::Relaxed);
         let options = &self.around.options;
         let answer = link.read(unit, request, options.request_timeout, options.request_pause).await;
         match &answer {

@@ -103,7 +103,9 @@ impl Link {
         request_timeout: Duration,
         pause: Duration,
     ) -> Result<BlockData, Failure> {
-        sleep_until(self.ready).await;
+        if self.ready > Instant::now() {
+            sleep_until(self.ready).await;
+        }
         self.context.set_slave(Slave(unit));
         let (address, count) = (request.address, request.count);
         let call = match request.table {

@@ -1,8 +1,11 @@
 //! The Modbus TCP source: polls devices on a schedule, one connection per endpoint.
 //!
-//! Owns a task per `host:port`; the devices there share its connection, and what one of them does wrong costs the others
-//! little. A poll becomes one frame with the raw blocks that were answered (see [`crate::decode::modbus`]). Never decodes
-//! a value, never keeps a poll that the journal refuses.
+//! Owns a thread, and on it a task per `host:port`; the devices there share its connection, and what one of them does
+//! wrong costs the others little. A poll becomes one frame with the raw blocks that were answered (see
+//! [`crate::decode::modbus`]). Never decodes a value, never keeps a poll that the journal refuses.
+//!
+//! What a poll costs is mostly in the wake-ups, so all tasks share one thread, which hands nothing to another, and naps
+//! once it has asked several devices: their answers are read together.
 
 mod basket;
 mod delays;
@@ -16,9 +19,14 @@ mod schedule;
 mod tests;
 
 use std::collections::{BTreeMap, HashMap};
+use std::future::pending;
+use std::io;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use tokio::runtime::Builder;
 use tokio::sync::watch;
 use tokio::task::{Id, JoinSet};
 use tracing::error;
@@ -53,54 +61,77 @@ pub fn requests_per_poll(profile: &Profile, gap_registers_max: u16) -> usize {
     plan::plan(profile, gap_registers_max).len()
 }
 
-/// Polls every registered Modbus device of `inventory` until `stop` says true; each poll goes to the journal, or is
-/// counted as shed where the journal refuses it. Every endpoint reports as a part of its own.
-pub async fn run(
+/// Time for answers to gather once several devices were asked.
+const NAP: Duration = Duration::from_millis(1);
+/// Devices whose answers are worth a nap.
+const NAP_REQUESTS_MIN: usize = 2;
+
+/// Starts the source on its own thread; `None` where `inventory` has no Modbus device. It ends soon after `stop` says true.
+///
+/// Each poll goes to the journal, or is counted as shed where the journal refuses it. Every endpoint reports as a part of
+/// its own.
+///
+/// # Errors
+/// Where the system gives no thread.
+pub fn start(
     options: Options,
     inventory: Arc<Inventory>,
     inlet: Inlet,
     clock: Clock,
     health: Arc<Health>,
     stop: watch::Receiver<bool>,
-) {
+) -> io::Result<Option<JoinHandle<()>>> {
+    if endpoints(&inventory).is_empty() {
+        return Ok(None);
+    }
     // A poll needs no acknowledgement: the device keeps nothing for us.
     let deliver: Deliver =
         Arc::new(move |frames| inlet.append(frames, Box::new(|| ())).map_err(|refused| refused.cause));
     let basket = Arc::new(Basket::new(deliver));
-    poll_all(&Surroundings { options, inventory, basket, clock }, &health, &stop).await;
+    let around = Surroundings { options, inventory, basket, clock, asked: Arc::default() };
+    let asked = around.asked.clone();
+    let nap = move || {
+        if asked.swap(0, Ordering::Relaxed) >= NAP_REQUESTS_MIN {
+            thread::sleep(NAP);
+        }
+    };
+    let runtime = Builder::new_current_thread().enable_all().on_thread_park(nap).build()?;
+    let thread = thread::Builder::new().name("modbus".to_owned()).spawn(move || {
+        runtime.block_on(poll_all(&around, &health, stop));
+        // A name that is still being looked up is not waited for.
+        runtime.shutdown_background();
+    });
+    thread.map(Some)
 }
 
-async fn poll_all(around: &Surroundings, health: &Health, stop: &watch::Receiver<bool>) {
-    tokio::select! {
-        () = poll_each(around, health, stop) => {}
-        () = around.basket.keep_emptying() => {}
-    }
-    around.basket.empty();
-}
-
-async fn poll_each(around: &Surroundings, health: &Health, stop: &watch::Receiver<bool>) {
+async fn poll_all(around: &Surroundings, health: &Health, mut stop: watch::Receiver<bool>) {
     let mut tasks = JoinSet::new();
     let mut parts: HashMap<Id, Arc<Part>> = HashMap::new();
     for (address, devices) in endpoints(&around.inventory) {
         let part = health.part(PartKind::Modbus, &address, around.clock.now());
         let endpoint = Endpoint::new(around.clone(), address, &devices, part.clone());
-        let mut stop = stop.clone();
-        let task = tasks.spawn(async move {
-            tokio::select! {
-                () = endpoint.run() => {}
-                _ = stop.wait_for(|&stop| stop) => {}
-            }
-        });
-        parts.insert(task.id(), part);
+        parts.insert(tasks.spawn(endpoint.run()).id(), part);
     }
+    tokio::select! {
+        () = tell_failures(&mut tasks, &parts, around.clock) => {}
+        () = around.basket.keep_emptying() => {}
+        _ = stop.wait_for(|&stop| stop) => {}
+    }
+    tasks.shutdown().await;
+    around.basket.empty();
+}
+
+/// Reports the endpoints whose tasks failed, which only a defect of ours can cause; the others go on.
+async fn tell_failures(tasks: &mut JoinSet<()>, parts: &HashMap<Id, Arc<Part>>, clock: Clock) {
     while let Some(ended) = tasks.join_next_with_id().await {
         if let Err(fault) = ended
             && let Some(part) = parts.get(&fault.id())
         {
             error!(endpoint = part.name, %fault, "modbus endpoint task failed");
-            part.report(State::Down, "its task failed; restart the daemon", around.clock.now());
+            part.report(State::Down, "its task failed; restart the daemon", clock.now());
         }
     }
+    pending::<()>().await;
 }
 
 /// The devices to poll, by endpoint.

@@ -237,9 +237,10 @@ impl Source {
         });
         let basket = Arc::new(Basket::new(deliver));
         let (health, (stop, stopping)) = (Arc::new(Health::default()), watch::channel(false));
-        let around = Surroundings { options: options(), inventory: inventory.clone(), basket, clock };
+        let around =
+            Surroundings { options: options(), inventory: inventory.clone(), basket, clock, asked: Arc::default() };
         let reports = health.clone();
-        let task = tokio::spawn(async move { poll_all(&around, &reports, &stopping).await });
+        let task = tokio::spawn(async move { poll_all(&around, &reports, stopping).await });
         Self { frames, inventory, health, stop, task }
     }
 
@@ -479,9 +480,12 @@ async fn polls_are_in_the_journal_as_they_came() {
     let part = health.part(PartKind::Journal, "", Clock::system().now());
     let storage = Arc::new(Folder::open(folder.path()).expect("folder"));
     let journal = Journal::open(storage, journal_options, JournalPosition(0), part, Clock::system()).expect("opens");
-    let inventory = inventory(running.address, &[(1, 50, &profile([holding(10)]))]);
+    let (clock, nobody) = (Clock::system(), Arc::new(Inventory::default()));
     let (stop, stopping) = watch::channel(false);
-    let source = tokio::spawn(run(options(), inventory, journal.inlet(), Clock::system(), health, stopping));
+    let idle = start(options(), nobody, journal.inlet(), clock, health.clone(), stopping.clone());
+    assert!(idle.expect("nothing to start").is_none());
+    let inventory = inventory(running.address, &[(1, 50, &profile([holding(10)]))]);
+    let source = start(options(), inventory, journal.inlet(), clock, health, stopping).expect("a thread");
     let give_up = Instant::now() + DEADLINE;
     while journal.end() < JournalPosition(2) {
         assert!(Instant::now() < give_up);
@@ -496,8 +500,11 @@ async fn polls_are_in_the_journal_as_they_came() {
         assert_eq!((frame.kind, &*frame.topic, frame.payload), (FrameKind::ModbusPoll, "S/u1", expected));
     }
     stop.send(true).expect("source runs");
-    timeout(DEADLINE, source).await.expect("stops in time").expect("no panic");
-    tokio::task::spawn_blocking(|| journal.close()).await.expect("closes");
+    let stopping = tokio::task::spawn_blocking(move || {
+        source.expect("there is a device").join().expect("no panic");
+        journal.close();
+    });
+    timeout(DEADLINE, stopping).await.expect("stops in time").expect("closes");
 }
 
 #[test]
