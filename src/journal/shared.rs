@@ -456,12 +456,13 @@ impl Shared {
 
     // The store's side.
 
-    /// Removes the segments whose records the store has all passed.
+    /// Whether records are refused until the store has passed some.
     pub(super) fn is_full(&self) -> bool {
         let state = self.state();
         state.full || state.short.is_some()
     }
 
+    /// Removes the segments whose records the store has all passed.
     pub(super) fn release(&self, passed: u64) {
         let mut gone = Vec::new();
         let mut state = self.state();

@@ -8,6 +8,7 @@
 //!   Where the disk has no room for it, what the store does not have is read again and flushed in smaller portions.
 
 mod arrival;
+mod lateness;
 mod open_windows;
 mod plan;
 mod registry;
@@ -18,6 +19,8 @@ mod store_health;
 mod stored_rows;
 mod topics;
 
+#[cfg(test)]
+mod final_tests;
 #[cfg(test)]
 mod full_disk_tests;
 #[cfg(test)]
@@ -58,8 +61,11 @@ const READ_BYTES: usize = 256 * 1024;
 const IDLE_WAIT: Duration = Duration::from_millis(250);
 /// How long records gather in the journal before they are read: the journal commits far more often than anybody looks.
 const GATHER_WAIT: Duration = Duration::from_millis(25);
-/// How long after its time a window is made final, so that what was underway comes before the flush and not after it, ms.
+/// How long after its time a window is made final whose row is not written, so that what was underway is written with it, ms.
 const FINAL_DELAY_MS: i64 = 250;
+/// How long after its end a window is taken for whole, so that its row is mostly written once; half of the grace where that
+/// is less, so that a row that becomes final is in the store by then. What messages usually are late comes on top.
+const SETTLE_MAX: Duration = Duration::from_secs(5);
 /// Wait after a flush or a read that failed.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
 /// Bytes of open windows at the least with which a flush is tried again after the disk had no room for twice as many.
@@ -277,7 +283,13 @@ impl Driver {
             let stopping = self.reads_until.is_some();
             let overdue = self.reads_until.is_some_and(|until| Instant::now() >= until);
             let progress = if overdue { Progress::Idle } else { self.take_in(&mut entries) };
-            if (self.roller.is_full() || self.has_caught_up(&progress) || self.flush_due()) && !self.flush() {
+            let due = if self.roller.is_full() || self.has_caught_up(&progress) { Some(Due::Rows) } else { self.due() };
+            let done = match due {
+                None => true,
+                Some(Due::Rows) => self.flush(),
+                Some(Due::Finality) => self.finalise(),
+            };
+            if !done {
                 if stopping {
                     return; // The journal still has everything.
                 }
@@ -312,16 +324,27 @@ impl Driver {
         self.pipeline.ready.load(Ordering::Acquire)
     }
 
-    fn flush_due(&mut self) -> bool {
+    /// What is to be written now.
+    fn due(&mut self) -> Option<Due> {
         let now = self.pipeline.clock.now();
         if self.looked.elapsed() >= self.pipeline.options.flush_interval {
             self.look(now);
         }
         let time = self.flush_time(now);
-        let finality = self.pipeline.writer.makes_final(time.plus_millis(-FINAL_DELAY_MS));
         // Nothing more comes in while the journal is full, so nothing is gained by waiting for it.
-        let unfinished = if self.pipeline.journal.is_full() { 0 } else { self.roller.unfinished_windows(time) };
-        self.schedule.is_due(Instant::now(), finality, unfinished)
+        let settle_ms = millis(SETTLE_MAX.min(self.pipeline.options.grace / 2)) + self.roller.lateness_ms();
+        let is_full = self.pipeline.journal.is_full();
+        let unsettled = if is_full { 0 } else { self.roller.windows_ending_after(time.plus_millis(-settle_ms)) };
+        let writer = &self.pipeline.writer;
+        if self.schedule.is_due(Instant::now(), unsettled) {
+            Some(Due::Rows)
+        } else if !self.schedule.is_finality_due(Instant::now()) || !writer.makes_final(time) {
+            None
+        } else if !self.schedule.has_failed() && self.roller.rows_are_stored(writer.final_at(time)) {
+            Some(Due::Finality)
+        } else {
+            writer.makes_final(time.plus_millis(-FINAL_DELAY_MS)).then_some(Due::Rows)
+        }
     }
 
     /// The time by which a flush makes windows final: that of the messages while more of them wait in the journal, so that
@@ -386,6 +409,30 @@ impl Driver {
         }
     }
 
+    /// Makes final what the store has the rows of, without those that are open; false where that failed.
+    fn finalise(&mut self) -> bool {
+        let (begun, now) = (Instant::now(), self.pipeline.clock.now());
+        self.schedule.begun(begun);
+        let final_before = self.pipeline.writer.final_until();
+        if let Err(error) = self.pipeline.writer.finalise(self.flush_time(now)) {
+            self.counters.flush_failures.add(1);
+            self.trouble("cannot write to the store", &error);
+            return false;
+        }
+        self.roller.follow(&self.pipeline.writer);
+        self.flushed(begun, final_before);
+        true
+    }
+
+    /// Notes a flush that was begun then and succeeded.
+    fn flushed(&mut self, begun: Instant, final_before: Option<Timestamp>) {
+        self.schedule.succeeded();
+        self.pipeline.on_flush.flushed();
+        self.counters.flushes.add(1);
+        self.counters.flush_us.add(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));
+        self.note_final(final_before);
+    }
+
     /// Writes what is open to the store; false where that failed.
     fn flush(&mut self) -> bool {
         let begun = Instant::now();
@@ -403,13 +450,8 @@ impl Driver {
         let final_before = self.pipeline.writer.final_until();
         match write(&self.roller, &mut self.pipeline.writer, time) {
             Ok(rows) => {
-                self.schedule.succeeded();
-                self.pipeline.on_flush.flushed();
                 self.counters.rows_written.add(rows as u64);
-                self.counters.flushes.add(1);
-                let took = begun.elapsed().as_micros();
-                self.counters.flush_us.add(u64::try_from(took).unwrap_or(u64::MAX));
-                self.note_final(final_before);
+                self.flushed(begun, final_before);
             }
             Err(error) => {
                 self.counters.flush_failures.add(1);
@@ -531,6 +573,15 @@ fn step_text(at: Timestamp, step_ms: i64) -> String {
     let size = jiff::SignedDuration::from_secs(step_ms / 1_000).abs();
     let way = if step_ms < 0 { "back" } else { "forward" };
     format!("clock stepped {way} by {size:#} to {at}")
+}
+
+/// What is to be written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    /// What is open, and what becomes final by now.
+    Rows,
+    /// Only what becomes final, since its rows are written.
+    Finality,
 }
 
 enum Progress {

@@ -92,6 +92,13 @@ impl OpenWindows {
         self.starts.range(until.plus_millis(1 - BASE_WINDOW_MS)..).map(|(_, count)| count).sum()
     }
 
+    /// Whether the store has all that end at `until` or before as they are.
+    pub(super) fn are_stored(&self, until: Timestamp) -> bool {
+        let is_open = self.starts.range(..=until.plus_millis(-BASE_WINDOW_MS)).any(|(_, count)| *count > 0);
+        let ends = |open: &Open| open.window.start.plus_millis(BASE_WINDOW_MS);
+        !is_open || !self.by_device.iter().flatten().any(|open| open.changed && ends(open) <= until)
+    }
+
     /// Those that the store does not have as they are, in order of (start, device).
     pub(super) fn changed(&self) -> impl Iterator<Item = (DeviceId, &DeviceWindow)> {
         // Starts are few; the devices of each come in order.

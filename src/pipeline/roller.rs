@@ -17,6 +17,7 @@ use tracing::error;
 
 use super::Options;
 use super::arrival::{ClampMemory, Known, Place, limits};
+use super::lateness::Lateness;
 use super::open_windows::OpenWindows;
 use super::plan::Plans;
 use super::rejections::Rejections;
@@ -79,6 +80,7 @@ pub struct Roller {
     position: JournalPosition,
     /// When the message before `position` arrived.
     last_arrival: Option<Timestamp>,
+    lateness: Lateness,
     dead_letters: Vec<DeadLetter>,
     /// How many of the dead letters are of messages whose readings could not be placed.
     unplaced_letters: usize,
@@ -138,6 +140,7 @@ impl Roller {
             ledger,
             position,
             last_arrival: None,
+            lateness: Lateness::default(),
             dead_letters: Vec::new(),
             unplaced_letters: 0,
             clamped: ClampMemory::default(),
@@ -214,6 +217,9 @@ impl Roller {
             Ok(decoded) => decoded,
             Err(reason) => return Ok(Err(reason)),
         };
+        if let Place::At { time, .. } = place {
+            self.lateness.note(time, frame.arrival);
+        }
         match place {
             Place::At { time, .. } if self.is_gone(frame, time) => {
                 self.leave_out(frame, EXPIRED, |counts| counts.expired += 1);
@@ -430,7 +436,7 @@ impl Roller {
     }
 
     /// Number of open windows that are not over at `now`: what a flush writes of them is written again later.
-    pub(super) fn unfinished_windows(&self, now: Timestamp) -> usize {
+    pub(super) fn windows_ending_after(&self, now: Timestamp) -> usize {
         self.windows.ending_after(now)
     }
 
@@ -438,6 +444,11 @@ impl Roller {
     #[must_use]
     pub fn damaged_rows(&self) -> u64 {
         self.damaged_rows
+    }
+
+    /// Whether the store has every row that ends at `until` or before as it is.
+    pub(super) fn rows_are_stored(&self, until: Timestamp) -> bool {
+        self.windows.are_stored(until)
     }
 
     /// Whether there is anything that the store does not have.
@@ -463,10 +474,16 @@ impl Roller {
         }
     }
 
-    /// Notes that the store has everything, and lets go of windows that are over, and of others where they take too much.
+    /// How late messages usually are, ms.
+    pub(super) fn lateness_ms(&self) -> i64 {
+        self.lateness.as_millis()
+    }
+
+    /// Notes that the store has everything, and lets go of windows that are over, with what usually is underway for them, and
+    /// of others where they take too much.
     /// Returns the position that the store has passed.
     pub(super) fn flushed(&mut self, now: Timestamp, writer: &Writer) -> JournalPosition {
-        (self.final_until, self.kept_from) = (writer.final_until(), writer.kept_from());
+        self.follow(writer);
         self.changes = false;
         self.new_devices.clear();
         self.new_metrics.clear();
@@ -474,7 +491,7 @@ impl Roller {
         self.dead_letters.clear();
         self.unplaced_letters = 0;
         // What comes late for a window that is over finds its row in the store.
-        let over_until = self.final_until.map_or(now, |until| until.max(now));
+        let over_until = self.final_until.map_or(now, |until| until.max(now)).plus_millis(-self.lateness_ms());
         let kept_from = self.kept_from;
         let bytes_max = self.options.open_windows_bytes_max / 4 * 3;
         let newest = self.windows.stored(&mut self.stored, bytes_max, |start| {
@@ -482,5 +499,10 @@ impl Roller {
         });
         self.newest_row = self.newest_row.max(newest);
         self.position
+    }
+
+    /// Notes which rows are final and which are gone.
+    pub(super) fn follow(&mut self, writer: &Writer) {
+        (self.final_until, self.kept_from) = (writer.final_until(), writer.kept_from());
     }
 }

@@ -2,12 +2,13 @@
 //!
 //! A row that is written while its window is open is written again later. For few devices that costs nothing, and people
 //! see what is going on; for a city it would be most of the work, and of the wear of the disk. So the more open windows a
-//! flush would write, the longer it waits. Where windows are to become final it does not wait, nor for a backlog, whose
-//! windows are over.
+//! flush would write, the longer it waits; most rows are written once, when their window is over and what was underway
+//! has come. Nothing waits for a backlog, whose windows are over. What becomes final does not wait either, and takes the
+//! open windows along only where it has a row that is not written.
 
 use std::time::{Duration, Instant};
 
-/// Rows a second of open windows that flushes write, on average and at the most, while nothing becomes final.
+/// Rows a second that flushes write of windows that are likely to change, on average and at the most.
 const ROWS_PER_S: u32 = 1_000;
 /// Longest wait, however much is open: what came since is read again after a crash.
 const WAIT_MAX: Duration = Duration::from_mins(1);
@@ -38,18 +39,25 @@ impl FlushSchedule {
         self.failed = false;
     }
 
-    /// Whether a flush is due `now`, with `unfinished` windows that are not over; `finality` where it would make windows
-    /// final.
-    pub(super) fn is_due(&self, now: Instant, finality: bool, unfinished: usize) -> bool {
-        let passed = now.saturating_duration_since(self.last);
-        if finality {
-            return passed >= self.interval.min(FINAL_WAIT);
-        }
-        if self.failed {
-            return passed >= self.interval;
-        }
-        let rows = u32::try_from(unfinished).unwrap_or(u32::MAX);
-        passed >= (Duration::from_secs(1) * (rows / ROWS_PER_S)).min(WAIT_MAX).max(self.interval)
+    /// Whether what is open is due `now`, with `unsettled` windows that are likely to change.
+    pub(super) fn is_due(&self, now: Instant, unsettled: usize) -> bool {
+        let rows = u32::try_from(unsettled).unwrap_or(u32::MAX);
+        let wait = (Duration::from_secs(1) * (rows / ROWS_PER_S)).min(WAIT_MAX);
+        self.passed(now) >= if self.failed { self.interval } else { wait.max(self.interval) }
+    }
+
+    /// Whether windows that may become final do so `now`.
+    pub(super) fn is_finality_due(&self, now: Instant) -> bool {
+        self.passed(now) >= self.interval.min(FINAL_WAIT)
+    }
+
+    /// Whether the last flush has failed.
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed
+    }
+
+    fn passed(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.last)
     }
 }
 
@@ -63,7 +71,7 @@ mod tests {
     fn a_flush_waits_the_longer_the_more_is_open_and_a_minute_at_the_most() {
         let now = Instant::now();
         let schedule = FlushSchedule::new(INTERVAL, now);
-        let is_due = |seconds, open| schedule.is_due(now + Duration::from_secs(seconds), false, open);
+        let is_due = |seconds, open| schedule.is_due(now + Duration::from_secs(seconds), open);
         let wait = |open| (0..100).find(|seconds| is_due(*seconds, open)).expect("some time");
         assert_eq!([0, 5_999, 12_500, 75_000].map(wait), [5, 5, 12, 60]);
     }
@@ -74,8 +82,9 @@ mod tests {
         let mut schedule = FlushSchedule::new(INTERVAL, now);
         schedule.begun(now + INTERVAL);
         schedule.succeeded();
-        let is_due = |ms, finality| schedule.is_due(now + INTERVAL + Duration::from_millis(ms), finality, 75_000);
-        assert!(is_due(100, true) && !is_due(99, true) && !is_due(59_999, false) && is_due(60_000, false));
+        let after = |ms| now + INTERVAL + Duration::from_millis(ms);
+        assert!(schedule.is_finality_due(after(100)) && !schedule.is_finality_due(after(99)));
+        assert!(schedule.is_due(after(60_000), 75_000) && !schedule.is_due(after(59_999), 75_000));
     }
 
     #[test]
@@ -83,7 +92,7 @@ mod tests {
         let now = Instant::now();
         let mut schedule = FlushSchedule::new(INTERVAL, now);
         schedule.begun(now);
-        assert!(schedule.is_due(now + INTERVAL, false, 75_000));
-        assert!(!schedule.is_due(now + INTERVAL / 2, false, 75_000));
+        assert!(schedule.is_due(now + INTERVAL, 75_000));
+        assert!(!schedule.is_due(now + INTERVAL / 2, 75_000));
     }
 }

@@ -26,6 +26,14 @@ impl SteppedPipeline {
         self.driver.flush()
     }
 
+    /// Makes windows final without rows. Returns whether that went well; `None` where rows have to be written first.
+    #[cfg(test)]
+    pub(crate) fn finalise(&mut self) -> Option<bool> {
+        let Driver { pipeline, roller, .. } = &self.driver;
+        let final_at = pipeline.writer.final_at(self.driver.flush_time(pipeline.clock.now()));
+        roller.rows_are_stored(final_at).then(|| self.driver.finalise())
+    }
+
     /// Whether as much is open as may be.
     pub(crate) fn is_full(&self) -> bool {
         self.driver.roller.is_full()

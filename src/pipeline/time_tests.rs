@@ -18,11 +18,11 @@ fn world(time: &TimePolicy) -> World {
 }
 
 /// A message with this `ts`, which arrives this long after the start.
-fn message(ts: &str, power: f64, arrival_ms: i64) -> Entry {
+pub(super) fn message(ts: &str, power: f64, arrival_ms: i64) -> Entry {
     frame(METER, &format!(r#"{{"ts":{ts},"readings":{{"pwr_w":{power}}}}}"#), arrival_ms)
 }
 
-fn ahead(ms: i64) -> String {
+pub(super) fn ahead(ms: i64) -> String {
     (T0 + ms).to_string()
 }
 
@@ -184,7 +184,7 @@ fn a_step_of_the_clock_is_counted_and_told() {
 }
 
 /// Has the journal keep a message each of these long after the start.
-fn keep(pipeline: &Pipeline, arrivals_ms: &[i64]) {
+pub(super) fn keep(pipeline: &Pipeline, arrivals_ms: &[i64]) {
     let (kept, is_kept) = std::sync::mpsc::channel();
     let frame = |ms: &i64| match message(&ahead(*ms), 5.0, *ms) {
         Entry::Frame(frame) => frame,
@@ -195,7 +195,7 @@ fn keep(pipeline: &Pipeline, arrivals_ms: &[i64]) {
     is_kept.recv().expect("they are on disk");
 }
 
-fn read_one(driver: &mut Driver) {
+pub(super) fn read_one(driver: &mut Driver) {
     let mut entries = Vec::new();
     driver.reader.read(1, &mut entries).expect("readable");
     driver.roller.apply(&entries[0], None, &driver.pipeline.writer).expect("the store answers");

@@ -282,7 +282,8 @@ impl Writer {
     }
 
     /// End of the newest base window whose grace is over at `now`.
-    fn final_at(&self, now: Timestamp) -> Timestamp {
+    #[must_use]
+    pub fn final_at(&self, now: Timestamp) -> Timestamp {
         Window::Minute1.bounds(now.plus_millis(-self.options.grace_ms), &TimeZone::UTC).0
     }
 
@@ -352,6 +353,17 @@ impl Writer {
         })?;
         self.shorten_log();
         Ok(rows)
+    }
+
+    /// Makes windows final as a flush at `now` would, and writes no rows: of windows that become final, all must be written.
+    ///
+    /// # Errors
+    /// As [`Writer::flush`].
+    pub fn finalise(&mut self, now: Timestamp) -> Result<(), Error> {
+        let (ledger, position) = (self.ledger()?, self.position()?);
+        let rows = &mut std::iter::empty();
+        let mut flush = Flush { now, rows, devices: &[], metrics: &[], ledger: &ledger, position, dead_letters: &[] };
+        self.flush(&mut flush).map(|_| ())
     }
 
     /// Folds a log into the file that readers, or a full disk, have kept from being begun anew, as far as they let it in a

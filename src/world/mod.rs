@@ -59,6 +59,7 @@ enum Action {
     Commit,
     Read,
     Flush,
+    Finalise,
     Compute,
     Send,
     Pass,
@@ -174,6 +175,7 @@ impl World {
             (14, Action::Commit),
             (12, Action::Read),
             (7, Action::Flush),
+            (3, Action::Finalise),
             (2, Action::Compute),
             (3, Action::Send),
             (10, Action::Pass),
@@ -194,6 +196,7 @@ impl World {
             Action::Commit => self.commit(),
             Action::Read => self.read(),
             Action::Flush => self.flush(),
+            Action::Finalise => self.finalise(),
             Action::Compute => self.compute(),
             Action::Send => self.send(),
             Action::Pass => self.pass(1),
@@ -267,6 +270,16 @@ impl World {
         let is_flushed = gateway.pipeline.flush();
         let position = gateway.pipeline.writer().position().expect("a position");
         assert!(position <= gateway.journal().end(), "the store's position runs ahead of the journal");
+        self.follow_flush(is_flushed);
+    }
+
+    fn finalise(&mut self) {
+        if let Some(is_flushed) = self.gateway.as_mut().and_then(|gateway| gateway.pipeline.finalise()) {
+            self.follow_flush(is_flushed);
+        }
+    }
+
+    fn follow_flush(&mut self, is_flushed: bool) {
         match &self.snapshot {
             Some(snapshot) if is_flushed => copy_store(&self.ground.folder, snapshot.path()),
             // What fills a disk is often what ends the process.
@@ -391,6 +404,13 @@ impl World {
         let room = if self.rng.bool() { Some(self.rng.i64(0..3)) } else { None };
         let Some(gateway) = &self.gateway else { return };
         gateway.pipeline.writer().set_room(room);
+        // What is new fills it.
+        for _ in 0..4 {
+            self.measure();
+            self.broker.round();
+            self.source_round();
+            self.commit();
+        }
         self.read();
         self.flush();
     }

@@ -1,0 +1,95 @@
+//! Windows that become final, with and without the rows that are open.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::schedule::FlushSchedule;
+use super::tests::{T0, World};
+use super::time_tests::{ahead, keep, message, read_one};
+use super::{Driver, Due};
+use crate::clock::Clock;
+use crate::model::{JournalPosition, Timestamp};
+
+fn ago(seconds: u64) -> Instant {
+    Instant::now().checked_sub(Duration::from_secs(seconds)).expect("this machine has run longer")
+}
+
+/// A driver of which a minute's row is written and the next one is open, a moment after the first one's end and grace.
+fn written_and_open() -> (Driver, tempfile::TempDir) {
+    let mut world = World::new();
+    world.flush(Timestamp::from_millis(T0));
+    let (mut driver, folder) = world.into_driver();
+    let told: &'static AtomicI64 = Box::leak(Box::new(AtomicI64::new(T0 + 62_000)));
+    driver.pipeline.clock = Clock::told(told);
+    keep(&driver.pipeline, &[1_000, 65_000]);
+    read_one(&mut driver);
+    assert!(driver.flush());
+    read_one(&mut driver);
+    told.store(T0 + 70_300, Ordering::Relaxed);
+    // Rows are due in an hour, and what becomes final at once.
+    driver.schedule = FlushSchedule::new(Duration::from_hours(1), ago(1));
+    (driver, folder)
+}
+
+#[test]
+fn a_window_whose_row_is_written_becomes_final_without_those_that_are_open() {
+    let (mut driver, _folder) = written_and_open();
+    let flushed = |driver: &Driver| {
+        let writer = &driver.pipeline.writer;
+        let rows = writer.newest_row().expect("rows");
+        (writer.position().expect("a position"), rows, writer.final_until().map(|until| until.as_millis() - T0))
+    };
+    let at = |ms| Some(Timestamp::from_millis(T0 + ms));
+    assert_eq!(flushed(&driver), (JournalPosition(1), at(0), Some(-60_000)));
+    assert_eq!(driver.due(), Some(Due::Finality));
+    assert!(driver.finalise());
+    assert_eq!(flushed(&driver), (JournalPosition(1), at(0), Some(60_000)));
+    assert_eq!((driver.due(), driver.roller.has_changes()), (None, true));
+    assert!(driver.pipeline.writer.ledger().expect("a ledger").total().applied == 1);
+    // What comes for it from now on amends it.
+    let late = message(&ahead(2_000), 5.0, 71_000);
+    driver.roller.apply(&late, None, &driver.pipeline.writer).expect("the store answers");
+    let rows = driver.roller.flush_parts().rows;
+    assert_eq!(rows.iter().map(|row| row.window.late).collect::<Vec<_>>(), [1, 0]);
+}
+
+#[test]
+fn a_window_with_a_row_that_is_not_written_becomes_final_with_it() {
+    let (mut driver, _folder) = written_and_open();
+    let straggler = message(&ahead(2_000), 5.0, 66_000);
+    driver.roller.apply(&straggler, None, &driver.pipeline.writer).expect("the store answers");
+    assert_eq!(driver.due(), Some(Due::Rows));
+}
+
+#[test]
+fn after_a_failure_all_is_written_with_what_becomes_final() {
+    let (mut driver, _folder) = written_and_open();
+    driver.schedule.begun(ago(1));
+    assert_eq!(driver.due(), Some(Due::Rows));
+}
+
+#[test]
+fn windows_whose_messages_are_late_as_a_rule_stay_open_and_are_written_once_they_are_here() {
+    let (mut driver, _folder) = World::new().into_driver();
+    let told: &'static AtomicI64 = Box::leak(Box::new(AtomicI64::new(T0 + 70_000)));
+    driver.pipeline.clock = Clock::told(told);
+    driver.schedule = FlushSchedule::new(Duration::from_secs(1), ago(30));
+    let hear = |driver: &mut Driver, late_ms: i64| {
+        for second in 0..60 {
+            let entry = message(&ahead(second * 1_000), 5.0, second * 1_000 + late_ms);
+            driver.roller.apply(&entry, None, &driver.pipeline.writer).expect("the store answers");
+        }
+    };
+    for _ in 0..50 {
+        hear(&mut driver, 20_000);
+    }
+    // The window of a single device is no reason to wait, but it stays.
+    assert_eq!((driver.due(), driver.roller.lateness_ms()), (Some(Due::Rows), 20_000));
+    driver.roller.flushed(Timestamp::from_millis(T0 + 70_000), &driver.pipeline.writer);
+    assert_eq!(driver.roller.windows_ending_after(Timestamp::from_millis(T0)), 1);
+    for _ in 0..50 {
+        hear(&mut driver, 0);
+    }
+    driver.roller.flushed(Timestamp::from_millis(T0 + 70_000), &driver.pipeline.writer);
+    assert_eq!((driver.roller.lateness_ms(), driver.roller.open_windows()), (0, 0));
+}
