@@ -65,7 +65,7 @@ const GATHER_WAIT: Duration = Duration::from_millis(25);
 const FINAL_DELAY_MS: i64 = 250;
 /// How long after its end a window is taken for whole, so that its row is mostly written once; half of the grace where that
 /// is less, so that a row that becomes final is in the store by then. What messages usually are late comes on top.
-const SETTLE_MAX: Duration = Duration::from_secs(5);
+const SETTLE_MAX: Duration = Duration::from_secs(1);
 /// Wait after a flush or a read that failed.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
 /// Bytes of open windows at the least with which a flush is tried again after the disk had no room for twice as many.
