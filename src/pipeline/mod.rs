@@ -412,13 +412,14 @@ impl Driver {
     /// Makes final what the store has the rows of, without those that are open; false where that failed.
     fn finalise(&mut self) -> bool {
         let (begun, now) = (Instant::now(), self.pipeline.clock.now());
-        self.schedule.begun(begun);
         let final_before = self.pipeline.writer.final_until();
         if let Err(error) = self.pipeline.writer.finalise(self.flush_time(now)) {
+            self.schedule.begun(begun);
             self.counters.flush_failures.add(1);
             self.trouble("cannot write to the store", &error);
             return false;
         }
+        self.schedule.finalised(begun);
         self.roller.follow(&self.pipeline.writer);
         self.flushed(begun, final_before);
         true
@@ -426,7 +427,6 @@ impl Driver {
 
     /// Notes a flush that was begun then and succeeded.
     fn flushed(&mut self, begun: Instant, final_before: Option<Timestamp>) {
-        self.schedule.succeeded();
         self.pipeline.on_flush.flushed();
         self.counters.flushes.add(1);
         self.counters.flush_us.add(u64::try_from(begun.elapsed().as_micros()).unwrap_or(u64::MAX));
@@ -450,6 +450,7 @@ impl Driver {
         let final_before = self.pipeline.writer.final_until();
         match write(&self.roller, &mut self.pipeline.writer, time) {
             Ok(rows) => {
+                self.schedule.succeeded();
                 self.counters.rows_written.add(rows as u64);
                 self.flushed(begun, final_before);
             }

@@ -20,18 +20,24 @@ const FINAL_WAIT: Duration = Duration::from_millis(100);
 pub(super) struct FlushSchedule {
     interval: Duration,
     last: Instant,
+    last_finality: Instant,
     failed: bool,
 }
 
 impl FlushSchedule {
     /// A schedule that begins `now`, with `interval` between flushes that write little.
     pub(super) const fn new(interval: Duration, now: Instant) -> Self {
-        Self { interval, last: now, failed: false }
+        Self { interval, last: now, last_finality: now, failed: false }
     }
 
     /// Notes a flush that is begun `now`. Until it has succeeded it counts as failed.
     pub(super) fn begun(&mut self, now: Instant) {
-        (self.last, self.failed) = (now, true);
+        (self.last, self.last_finality, self.failed) = (now, now, true);
+    }
+
+    /// Notes that windows were made final alone; what is open waits no longer for that.
+    pub(super) fn finalised(&mut self, now: Instant) {
+        self.last_finality = now;
     }
 
     /// Notes that the flush that was begun last has succeeded.
@@ -43,21 +49,18 @@ impl FlushSchedule {
     pub(super) fn is_due(&self, now: Instant, unsettled: usize) -> bool {
         let rows = u32::try_from(unsettled).unwrap_or(u32::MAX);
         let wait = (Duration::from_secs(1) * (rows / ROWS_PER_S)).min(WAIT_MAX);
-        self.passed(now) >= if self.failed { self.interval } else { wait.max(self.interval) }
+        let passed = now.saturating_duration_since(self.last);
+        passed >= if self.failed { self.interval } else { wait.max(self.interval) }
     }
 
     /// Whether windows that may become final do so `now`.
     pub(super) fn is_finality_due(&self, now: Instant) -> bool {
-        self.passed(now) >= self.interval.min(FINAL_WAIT)
+        now.saturating_duration_since(self.last_finality) >= self.interval.min(FINAL_WAIT)
     }
 
     /// Whether the last flush has failed.
     pub(super) fn has_failed(&self) -> bool {
         self.failed
-    }
-
-    fn passed(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.last)
     }
 }
 
@@ -85,6 +88,9 @@ mod tests {
         let after = |ms| now + INTERVAL + Duration::from_millis(ms);
         assert!(schedule.is_finality_due(after(100)) && !schedule.is_finality_due(after(99)));
         assert!(schedule.is_due(after(60_000), 75_000) && !schedule.is_due(after(59_999), 75_000));
+        // Nor do the open ones wait for it.
+        schedule.finalised(after(59_950));
+        assert!(schedule.is_due(after(60_000), 75_000) && !schedule.is_finality_due(after(60_000)));
     }
 
     #[test]
