@@ -310,6 +310,7 @@ fn writer_options(config: &Config) -> WriterOptions {
         feed_windows: config.influx.iter().flat_map(|sink| sink.windows.iter().copied()).collect(),
         indicator_windows: descriptions.flat_map(|d| d.windows.iter().copied()).collect::<BTreeSet<_>>(),
         rollup_sinks: config.influx.iter().map(|sink| sink.name.clone()).collect(),
+        devices: config.inventory.devices().len(),
         zone: config.zone.clone(),
     }
 }

@@ -192,6 +192,7 @@ fn fill(store: &StorePath, inventory: &Inventory) {
         feed_windows: [Window::Minute1].into(),
         indicator_windows: [Window::Hour1].into(),
         rollup_sinks: vec!["series".to_owned()],
+        devices: 100,
         zone: TimeZone::UTC,
     };
     let mut writer = Writer::open(store, options).expect("a store");

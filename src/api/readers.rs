@@ -136,6 +136,7 @@ mod tests {
             feed_windows: [].into(),
             indicator_windows: [].into(),
             rollup_sinks: Vec::new(),
+            devices: 100,
             zone: TimeZone::UTC,
         };
         Writer::open(&store, options).expect("a store");

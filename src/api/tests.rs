@@ -139,6 +139,7 @@ fn fill(store: &StorePath) {
         feed_windows: [Window::Minute1].into(),
         indicator_windows: [Window::Hour1].into(),
         rollup_sinks: vec!["series".to_owned()],
+        devices: 100,
         zone: TimeZone::UTC,
     };
     let mut writer = Writer::open(store, options).expect("a store");

@@ -84,7 +84,7 @@ impl DataPath {
         let told: &'static AtomicI64 = Box::leak(Box::new(AtomicI64::new(START_MS)));
         let (health, clock) = (Arc::<Health>::default(), Clock::told(told));
         let part = |kind, name: &str| health.part(kind, name, clock.now());
-        let writer = writer(folder).expect("a store");
+        let writer = writer(folder, city.sites()).expect("a store");
         let position = writer.position().expect("a position");
         let journal_options = journal::Options {
             folder: folder.join("journal"),
@@ -173,17 +173,18 @@ impl DataPath {
     }
 }
 
-/// A store in `folder`.
+/// A store in `folder` for some devices.
 ///
 /// # Errors
 /// Where it cannot be made.
-fn writer(folder: &Path) -> Result<Writer, Error> {
+fn writer(folder: &Path, devices: usize) -> Result<Writer, Error> {
     let options = WriterOptions {
         grace_ms: 10_000,
         retention_ms: 7 * 86_400_000,
         feed_windows: BTreeSet::new(),
         indicator_windows: BTreeSet::from(Window::ALL),
         rollup_sinks: Vec::new(),
+        devices,
         zone: TimeZone::UTC,
     };
     Writer::open(&StorePath::in_folder(folder), options)
@@ -206,7 +207,7 @@ fn pipeline_options() -> pipeline::Options {
 /// # Errors
 /// Where the store cannot be made.
 pub fn roller(city: &City, folder: &Path) -> Result<(Roller, Writer), Error> {
-    let writer = writer(folder)?;
+    let writer = writer(folder, city.sites())?;
     let inventory = Arc::new(RwLock::new(Arc::new(city.inventory().clone())));
     let roller = Roller::new(pipeline_options(), inventory, Ledger::default(), writer.position()?, &writer)?;
     Ok((roller, writer))

@@ -32,6 +32,7 @@ thread_local! {
             feed_windows: [].into(),
             indicator_windows: [].into(),
             rollup_sinks: Vec::new(),
+            devices: 100,
             zone: jiff::tz::TimeZone::UTC,
         };
         let writer = Writer::open(&StorePath::in_folder(folder.path()), options).expect("a store");

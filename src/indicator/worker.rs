@@ -311,6 +311,7 @@ mod tests {
             feed_windows: [].into(),
             indicator_windows: [Window::Minute5, Window::Minute15].into(),
             rollup_sinks: Vec::new(),
+            devices: 100,
             zone: TimeZone::UTC,
         };
         Writer::open(&StorePath::in_folder(folder), options).expect("a store")

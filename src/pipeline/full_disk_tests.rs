@@ -59,6 +59,7 @@ fn driver_on(disk: &SmallDisk) -> (Driver, tempfile::TempDir) {
         feed_windows: [Window::Minute1].into(),
         indicator_windows: [Window::Minute1].into(),
         rollup_sinks: vec!["store".to_owned()],
+        devices: 100,
         zone: jiff::tz::TimeZone::UTC,
     };
     let path = pipeline.writer.path().clone();

@@ -101,6 +101,7 @@ impl World {
             feed_windows: Window::ALL.into(),
             indicator_windows: [Window::Minute1].into(),
             rollup_sinks: vec!["store".to_owned()],
+            devices: 100,
             zone: TimeZone::UTC,
         };
         let writer = Writer::open(&StorePath::in_folder(folder.path()), options_of_writer).expect("a store");

@@ -58,6 +58,7 @@ impl City {
             feed_windows: BTreeSet::from([Window::Minute1, Window::Minute5]),
             indicator_windows: BTreeSet::new(),
             rollup_sinks: vec![SINK.to_owned()],
+            devices: 100,
             zone: TimeZone::UTC,
         };
         let mut city = Self {

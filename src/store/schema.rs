@@ -50,12 +50,21 @@ CREATE TABLE unlisted_metric(device INTEGER NOT NULL, metric INTEGER NOT NULL, P
 /// What version 3 takes away: an index by device, which cost a page of the log for every row written.
 const NO_INDEX_3: &str = "DROP INDEX IF EXISTS rollup_by_device;";
 
+/// Bytes of a page of a new store. Small ones, since a page is what the smallest change writes.
+const PAGE_BYTES: u32 = 4_096;
+/// Devices from which on a store gets the large ones.
+const MANY_DEVICES: usize = 5_000;
+/// Bytes of a page for many devices: a row at 1 Hz is half as long as a small page, more than SQLite keeps within one, so
+/// that it would take a page more by itself.
+const PAGE_BYTES_OF_MANY: u32 = 16_384;
+
 /// Bytes that the write-ahead log keeps after a checkpoint; a large flush makes it longer for a while.
 pub(super) const LOG_BYTES_KEPT: i64 = 64 << 20;
 
 impl StorePath {
-    /// Opens the file for the writer, making folder and tables where there are none.
-    pub(super) fn open_writer(&self) -> Result<Connection, Error> {
+    /// Opens the file for the writer, making folder and tables where there are none, with pages for that many devices. A
+    /// file that is there keeps the pages it has.
+    pub(super) fn open_writer(&self, devices: usize) -> Result<Connection, Error> {
         if let Some(folder) = self.file().parent() {
             std::fs::create_dir_all(folder).map_err(|source| Error::Directory { path: folder.to_owned(), source })?;
         }
@@ -66,6 +75,8 @@ impl StorePath {
             return Err(self.unknown_version(found));
         }
         let mut set_up = || {
+            let page_bytes = if devices < MANY_DEVICES { PAGE_BYTES } else { PAGE_BYTES_OF_MANY };
+            connection.pragma_update(None, "page_size", page_bytes)?;
             // FULL: a transaction is on disk when it returns, since journal segments are deleted on its strength.
             connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")?;
             connection.pragma_update(None, "journal_size_limit", LOG_BYTES_KEPT)?;

@@ -23,8 +23,8 @@ use crate::rollup::DeviceWindow;
 /// Bytes of a rejected payload that are kept, and of its topic.
 pub const DEAD_LETTER_BYTES_MAX: usize = 1_024;
 
-/// Pages after which the log is folded into the file.
-const CHECKPOINT_PAGES: i64 = 1_000;
+/// Bytes of changed pages after which the log is folded into the file.
+const CHECKPOINT_BYTES: i64 = 4_000 << 10;
 /// Bytes of changed pages at the most that are in memory and not in the log before a commit: SQLite's cache.
 const CACHE_BYTES_MAX: u64 = 2_000 * 1_024;
 /// How long a flush waits for readers when the log is too long.
@@ -43,6 +43,8 @@ pub struct WriterOptions {
     pub indicator_windows: BTreeSet<Window>,
     /// Names of the sinks that read the feed of roll-ups; what all of them have passed is deleted.
     pub rollup_sinks: Vec<String>,
+    /// Devices that are listed, by which the pages of a new store are sized.
+    pub devices: usize,
     /// Zone of hours and days.
     pub zone: TimeZone,
 }
@@ -162,7 +164,7 @@ impl Writer {
     /// # Errors
     /// [`Error`] where the folder or file cannot be made or read, or was written by a later version.
     pub fn open(path: &StorePath, options: WriterOptions) -> Result<Self, Error> {
-        let connection = path.open_writer()?;
+        let connection = path.open_writer(options.devices)?;
         let finality = Finality::read(&connection).map_err(|source| path.error("read its state", source))?;
         let kept_from = super::read::kept_from(&connection).map_err(|source| path.error("read its state", source))?;
         let bound = Bound::new(StoreBound::default(), path.used_bytes(&connection)?);
@@ -202,9 +204,10 @@ impl Writer {
         self.look_at_disk();
         let set = |key, value: i64| self.connection.pragma_update_and_check(None, key, value, |_| Ok(()));
         let log_bytes = self.bound.log_bytes_max();
-        // The log is folded into the file every so many pages of 4 KiB.
-        set("journal_size_limit", log_bytes)
-            .and_then(|()| set("wal_autocheckpoint", (log_bytes >> 12).min(CHECKPOINT_PAGES)))
+        let page_bytes = self.connection.pragma_query_value(None, "page_size", |row| row.get::<_, i64>(0));
+        page_bytes
+            .and_then(|page_bytes| set("wal_autocheckpoint", log_bytes.min(CHECKPOINT_BYTES) / page_bytes))
+            .and_then(|()| set("journal_size_limit", log_bytes))
             .map_err(|source| self.path.error("set up", source))?;
         self.shorten_log();
         Ok(self)

@@ -114,6 +114,7 @@ impl Ground {
             feed_windows: FEED_WINDOWS.into(),
             indicator_windows: [INDICATOR_WINDOW].into(),
             rollup_sinks: vec![SINK.to_owned()],
+            devices: 100,
             zone: zone(),
         }
     }

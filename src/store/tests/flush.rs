@@ -7,7 +7,10 @@ use super::{City, DAY, ENERGY, GRACE, HOUR, MINUTE, POWER, at, options};
 use crate::ledger::{Ledger, Rejection};
 use crate::model::{DeviceId, JournalPosition, MetricId, Timestamp, Window};
 use crate::rollup::{BaseRow, DeviceWindow};
-use crate::store::{DeadLetter, Devices, Error, Flush, FlushedRow, Reader, StorePath, StoredDevice, Unlisted, Writer};
+use crate::store::{
+    DeadLetter, Devices, Error, Flush, FlushedRow, Reader, StoreBound, StorePath, StoredDevice, Unlisted, Writer,
+    WriterOptions,
+};
 
 #[test]
 fn a_flush_that_breaks_off_leaves_no_row_and_no_position() {
@@ -199,6 +202,21 @@ fn a_store_of_version_2_or_3_is_read_as_it_was_written() {
 }
 
 #[test]
+fn a_new_store_has_pages_for_its_devices_and_keeps_them() {
+    let page_bytes = |path: &StorePath, devices| {
+        let writer = Writer::open(path, WriterOptions { devices, ..options() }).expect("a store");
+        drop(writer.bounded(StoreBound::default()).expect("a store"));
+        let file = rusqlite::Connection::open(path.file()).expect("a file");
+        file.pragma_query_value(None, "page_size", |row| row.get::<_, i64>(0)).expect("a size")
+    };
+    for (devices, wanted) in [(4_999, 4_096), (5_000, 16_384)] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = StorePath::in_folder(folder.path());
+        assert_eq!([devices, 1, 75_000].map(|devices| page_bytes(&path, devices)), [wanted; 3]);
+    }
+}
+
+#[test]
 fn a_reader_before_the_first_writer_says_so() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = StorePath::in_folder(&folder.path().join("deeper"));
@@ -241,6 +259,6 @@ fn the_log_of_a_steady_writer_stays_bounded_while_readers_come_and_go() {
     assert_eq!(written, 6_000);
     let log = city.path.file().with_extension("db-wal");
     let bytes = std::fs::metadata(log).expect("a log").len();
-    // The log is folded into the file every 1,000 pages; a flush may run over that by its own size.
+    // The log is folded into the file every 4,000 KiB; a flush may run over that by its own size.
     assert!(bytes < 6 << 20, "{bytes} bytes");
 }

@@ -52,6 +52,7 @@ pub(super) fn options() -> WriterOptions {
         feed_windows: BTreeSet::from([Window::Minute1, Window::Hour1, Window::Day1]),
         indicator_windows: BTreeSet::from([Window::Minute15, Window::Hour1]),
         rollup_sinks: vec!["influx".to_owned(), "archive".to_owned()],
+        devices: 100,
         zone: shanghai(),
     }
 }
