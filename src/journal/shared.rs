@@ -459,7 +459,7 @@ impl Shared {
     /// Whether records are refused until the store has passed some.
     pub(super) fn is_full(&self) -> bool {
         let state = self.state();
-        state.full || state.short.is_some()
+        state.full || state.short.is_some() || state.failure.as_ref().is_some_and(|failure| failure.disk_full)
     }
 
     /// Removes the segments whose records the store has all passed.

@@ -41,8 +41,9 @@ fn a_window_whose_row_is_written_becomes_final_without_those_that_are_open() {
     };
     let at = |ms| Some(Timestamp::from_millis(T0 + ms));
     assert_eq!(flushed(&driver), (JournalPosition(1), at(0), Some(-60_000)));
-    assert_eq!(driver.due(), Some(Due::Finality));
-    assert!(driver.finalise());
+    let time = Timestamp::from_millis(T0 + 70_300);
+    assert_eq!(driver.due(), Some(Due::Finality(time)));
+    assert!(driver.finalise(time));
     assert_eq!(flushed(&driver), (JournalPosition(1), at(0), Some(60_000)));
     assert_eq!((driver.due(), driver.roller.has_changes()), (None, true));
     assert!(driver.pipeline.writer.ledger().expect("a ledger").total().applied == 1);
@@ -59,6 +60,24 @@ fn a_window_with_a_row_that_is_not_written_becomes_final_with_it() {
     let straggler = message(&ahead(2_000), 5.0, 66_000);
     driver.roller.apply(&straggler, None, &driver.pipeline.writer).expect("the store answers");
     assert_eq!(driver.due(), Some(Due::Rows));
+}
+
+#[test]
+fn what_is_late_for_a_final_minute_holds_up_only_the_end_of_a_longer_window() {
+    let (mut driver, _folder) = written_and_open();
+    assert!(driver.flush());
+    let late = message(&ahead(2_000), 5.0, 71_000);
+    driver.roller.apply(&late, None, &driver.pipeline.writer).expect("the store answers");
+    assert_eq!(driver.roller.flush_parts().rows.len(), 1);
+    let stored = |minutes: i64| driver.roller.rows_are_stored(Timestamp::from_millis(T0 + minutes * 60_000));
+    assert_eq!([2, 4, 5, 6].map(stored), [true, true, false, false]);
+}
+
+#[test]
+fn a_window_is_likely_to_change_until_a_second_after_its_end() {
+    let (driver, _folder) = written_and_open();
+    let unsettled = |ms| driver.unsettled(Timestamp::from_millis(T0 + ms));
+    assert_eq!([65_000, 120_999, 121_000].map(unsettled), [1, 1, 0]);
 }
 
 #[test]
@@ -85,6 +104,7 @@ fn windows_whose_messages_are_late_as_a_rule_stay_open_and_are_written_once_they
     }
     // The window of a single device is no reason to wait, but it stays.
     assert_eq!((driver.due(), driver.roller.lateness_ms()), (Some(Due::Rows), 20_000));
+    assert_eq!([80_999, 81_000].map(|ms| driver.unsettled(Timestamp::from_millis(T0 + ms))), [1, 0]);
     driver.roller.flushed(Timestamp::from_millis(T0 + 70_000), &driver.pipeline.writer);
     assert_eq!(driver.roller.windows_ending_after(Timestamp::from_millis(T0)), 1);
     for _ in 0..50 {

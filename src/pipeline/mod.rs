@@ -8,6 +8,7 @@
 //!   Where the disk has no room for it, what the store does not have is read again and flushed in smaller portions.
 
 mod arrival;
+mod counters;
 mod lateness;
 mod open_windows;
 mod plan;
@@ -40,7 +41,7 @@ use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
 use crate::clock::{Clock, StepWatch};
-use crate::health::{Counter, Part, State};
+use crate::health::{Part, State};
 use crate::inventory::SharedInventory;
 use crate::journal::{Entry, Journal, Reader};
 use crate::ledger::Ledger;
@@ -48,6 +49,7 @@ use crate::model::{JournalPosition, Timestamp, millis};
 use crate::problem::with_causes;
 use crate::store::{self, Flush, Writer};
 
+use counters::Counters;
 pub use registry::adopt;
 #[cfg(feature = "bench")]
 pub use roller::bench;
@@ -64,7 +66,7 @@ const GATHER_WAIT: Duration = Duration::from_millis(25);
 /// How long after its time a window is made final whose row is not written, so that what was underway is written with it, ms.
 const FINAL_DELAY_MS: i64 = 250;
 /// How long after its end a window is taken for whole, so that its row is mostly written once; half of the grace where that
-/// is less, so that a row that becomes final is in the store by then. What messages usually are late comes on top.
+/// is less, so that a row is mostly in the store when it becomes final. What messages usually are late comes on top.
 const SETTLE_MAX: Duration = Duration::from_secs(1);
 /// Wait after a flush or a read that failed.
 const RETRY_WAIT: Duration = Duration::from_secs(1);
@@ -223,38 +225,6 @@ pub enum StartError {
     Thread(#[from] std::io::Error),
 }
 
-struct Counters {
-    flushes: Counter,
-    flush_failures: Counter,
-    flush_us: Counter,
-    final_delay_ms: Counter,
-    final_delay_ms_max: Counter,
-    rows_written: Counter,
-    open_windows: Counter,
-    open_windows_bytes: Counter,
-    damaged_rows: Counter,
-    stored_messages: Counter,
-    clock_steps: Counter,
-}
-
-impl Counters {
-    fn of(part: &Part) -> Self {
-        Self {
-            flushes: part.counter("flushes"),
-            flush_failures: part.counter("flush_failures"),
-            flush_us: part.counter("flush_us"),
-            final_delay_ms: part.counter("final_delay_ms"),
-            final_delay_ms_max: part.counter("final_delay_ms_max"),
-            rows_written: part.counter("rows_written"),
-            open_windows: part.counter("open_windows"),
-            open_windows_bytes: part.counter("open_windows_bytes"),
-            damaged_rows: part.counter("damaged_rows"),
-            stored_messages: part.counter("stored_messages"),
-            clock_steps: part.counter("clock_steps"),
-        }
-    }
-}
-
 struct Driver {
     pipeline: Pipeline,
     reader: Reader,
@@ -287,7 +257,7 @@ impl Driver {
             let done = match due {
                 None => true,
                 Some(Due::Rows) => self.flush(),
-                Some(Due::Finality) => self.finalise(),
+                Some(Due::Finality(time)) => self.finalise(time),
             };
             if !done {
                 if stopping {
@@ -331,20 +301,31 @@ impl Driver {
             self.look(now);
         }
         let time = self.flush_time(now);
-        // Nothing more comes in while the journal is full, so nothing is gained by waiting for it.
-        let settle_ms = millis(SETTLE_MAX.min(self.pipeline.options.grace / 2)) + self.roller.lateness_ms();
-        let is_full = self.pipeline.journal.is_full();
-        let unsettled = if is_full { 0 } else { self.roller.windows_ending_after(time.plus_millis(-settle_ms)) };
         let writer = &self.pipeline.writer;
-        if self.schedule.is_due(Instant::now(), unsettled) {
+        if self.schedule.is_due(Instant::now(), self.unsettled(time)) {
             Some(Due::Rows)
         } else if !self.schedule.is_finality_due(Instant::now()) || !writer.makes_final(time) {
             None
-        } else if !self.schedule.has_failed() && self.roller.rows_are_stored(writer.final_at(time)) {
-            Some(Due::Finality)
+        } else if self.may_finalise(time) {
+            Some(Due::Finality(time))
         } else {
             writer.makes_final(time.plus_millis(-FINAL_DELAY_MS)).then_some(Due::Rows)
         }
+    }
+
+    /// How many windows are likely to change after `time`.
+    fn unsettled(&self, time: Timestamp) -> usize {
+        // Nothing more comes in while the journal is full, so nothing is gained by waiting for it.
+        if self.pipeline.journal.is_full() {
+            return 0;
+        }
+        let settle_ms = millis(SETTLE_MAX.min(self.pipeline.options.grace / 2)) + self.roller.lateness_ms();
+        self.roller.windows_ending_after(time.plus_millis(-settle_ms))
+    }
+
+    /// Whether what becomes final by `time` can do so without rows: the store has them, and all that was to go before.
+    fn may_finalise(&self, time: Timestamp) -> bool {
+        !self.schedule.has_failed() && self.roller.rows_are_stored(self.pipeline.writer.final_at(time))
     }
 
     /// The time by which a flush makes windows final: that of the messages while more of them wait in the journal, so that
@@ -409,11 +390,11 @@ impl Driver {
         }
     }
 
-    /// Makes final what the store has the rows of, without those that are open; false where that failed.
-    fn finalise(&mut self) -> bool {
-        let (begun, now) = (Instant::now(), self.pipeline.clock.now());
+    /// Makes final by `time` what the store has the rows of, without those that are open; false where that failed.
+    fn finalise(&mut self, time: Timestamp) -> bool {
+        let begun = Instant::now();
         let final_before = self.pipeline.writer.final_until();
-        if let Err(error) = self.pipeline.writer.finalise(self.flush_time(now)) {
+        if let Err(error) = self.pipeline.writer.finalise(time) {
             self.schedule.begun(begun);
             self.counters.flush_failures.add(1);
             self.trouble("cannot write to the store", &error);
@@ -581,8 +562,8 @@ fn step_text(at: Timestamp, step_ms: i64) -> String {
 enum Due {
     /// What is open, and what becomes final by now.
     Rows,
-    /// Only what becomes final, since its rows are written.
-    Finality,
+    /// Only what becomes final by that time, since its rows are written.
+    Finality(Timestamp),
 }
 
 enum Progress {

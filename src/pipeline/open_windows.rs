@@ -1,4 +1,4 @@
-//! The windows that changed since the last flush, and those that are not over.
+//! The windows that changed since the last flush, and those that messages usually still come for.
 //!
 //! Owns them by device, so that a message finds its window with its device's number and a flush finds the rows in the
 //! order of the store's key.
@@ -35,7 +35,8 @@ pub(super) struct Place<'a> {
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        *self.bytes += self.open.window.memory_bytes() - self.bytes_before;
+        // Less than before where spare room was given back.
+        *self.bytes = *self.bytes + self.open.window.memory_bytes() - self.bytes_before;
     }
 }
 
@@ -92,11 +93,12 @@ impl OpenWindows {
         self.starts.range(until.plus_millis(1 - BASE_WINDOW_MS)..).map(|(_, count)| count).sum()
     }
 
-    /// Whether the store has all that end at `until` or before as they are.
-    pub(super) fn are_stored(&self, until: Timestamp) -> bool {
-        let is_open = self.starts.range(..=until.plus_millis(-BASE_WINDOW_MS)).any(|(_, count)| *count > 0);
-        let ends = |open: &Open| open.window.start.plus_millis(BASE_WINDOW_MS);
-        !is_open || !self.by_device.iter().flatten().any(|open| open.changed && ends(open) <= until)
+    /// Whether the store has all that end after `after`, where that is given, and at `until` or before, as they are.
+    pub(super) fn are_stored(&self, after: Option<Timestamp>, until: Timestamp) -> bool {
+        let ends = |start: WindowStart| start.plus_millis(BASE_WINDOW_MS);
+        let is_asked = |start| after.is_none_or(|after| ends(start) > after) && ends(start) <= until;
+        let is_open = self.starts.iter().any(|(&start, &count)| count > 0 && is_asked(start));
+        !is_open || !self.by_device.iter().flatten().any(|open| open.changed && is_asked(open.window.start))
     }
 
     /// Those that the store does not have as they are, in order of (start, device).

@@ -1,6 +1,6 @@
 //! Entries of the journal applied to open windows, with the ledger that accounts for each.
 //!
-//! Owns the windows that changed since the last flush and those that are not over. Never reads the clock: everything
+//! Owns the windows that changed since the last flush and those that messages usually still come for. Never reads the clock: everything
 //! follows from the entries, so a replay comes to the same.
 
 mod anew;
@@ -43,6 +43,8 @@ const DEAD_LETTERS_PER_FLUSH_MAX: usize = 200;
 const UNPLACED_LETTERS_PER_FLUSH_MAX: usize = 20;
 /// Entries whose memory is asked for together before they are applied one by one.
 pub const AHEAD: usize = 32;
+/// The shortest of the longer windows, with which each of them ends, ms.
+const LONGER_WINDOW_MS: i64 = 5 * BASE_WINDOW_MS;
 /// Source under which records are counted that the journal lost.
 const JOURNAL_SOURCE: &str = "journal";
 
@@ -435,9 +437,9 @@ impl Roller {
         self.windows.len()
     }
 
-    /// Number of open windows that are not over at `now`: what a flush writes of them is written again later.
-    pub(super) fn windows_ending_after(&self, now: Timestamp) -> usize {
-        self.windows.ending_after(now)
+    /// Number of open windows that end after `until`.
+    pub(super) fn windows_ending_after(&self, until: Timestamp) -> usize {
+        self.windows.ending_after(until)
     }
 
     /// Rows of the store that could not be read and were begun anew.
@@ -446,9 +448,14 @@ impl Roller {
         self.damaged_rows
     }
 
-    /// Whether the store has every row that ends at `until` or before as it is.
+    /// Whether the store has every row, as it is, of the windows that become final with `until`.
+    ///
+    /// What came too late for a minute that is final already amends it with the next rows, and does not count, but where a
+    /// longer window ends, which that minute is a part of.
     pub(super) fn rows_are_stored(&self, until: Timestamp) -> bool {
-        self.windows.are_stored(until)
+        let longer = |end: Timestamp| end.as_millis().div_euclid(LONGER_WINDOW_MS);
+        let after = self.final_until.filter(|after| longer(*after) == longer(until));
+        self.windows.are_stored(after, until)
     }
 
     /// Whether there is anything that the store does not have.

@@ -29,9 +29,8 @@ impl SteppedPipeline {
     /// Makes windows final without rows. Returns whether that went well; `None` where rows have to be written first.
     #[cfg(test)]
     pub(crate) fn finalise(&mut self) -> Option<bool> {
-        let Driver { pipeline, roller, .. } = &self.driver;
-        let final_at = pipeline.writer.final_at(self.driver.flush_time(pipeline.clock.now()));
-        roller.rows_are_stored(final_at).then(|| self.driver.finalise())
+        let time = self.driver.flush_time(self.driver.pipeline.clock.now());
+        self.driver.may_finalise(time).then(|| self.driver.finalise(time))
     }
 
     /// Whether as much is open as may be.

@@ -22,21 +22,33 @@ struct Entry {
 }
 
 /// Devices by topic; each topic stays with its device.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Topics {
+    text_bytes_max: usize,
     hasher: RandomState,
     entries: HashTable<Entry>,
     texts: String,
 }
 
+impl Default for Topics {
+    fn default() -> Self {
+        Self::bounded(TEXT_BYTES_MAX)
+    }
+}
+
 impl Topics {
+    /// None yet, with room for so many bytes of text, [`TEXT_BYTES_MAX`] at the most.
+    fn bounded(text_bytes_max: usize) -> Self {
+        Self { text_bytes_max, hasher: RandomState::default(), entries: HashTable::new(), texts: String::new() }
+    }
+
     /// The device of `topic`, where it is known.
     pub(super) fn find(&self, topic: &str) -> Option<DeviceId> {
         let is_it = |entry: &Entry| self.text(*entry) == topic;
         self.entries.find(self.hasher.hash_one(topic), is_it).map(|entry| entry.device)
     }
 
-    /// The devices of the topics of `frames`, in their order.
+    /// The devices of `topics`, in their order.
     pub(super) fn find_each<const N: usize>(&self, topics: [Option<&str>; N]) -> [Option<DeviceId>; N] {
         // Each step waits for what the one before has found, so all take it together.
         let hashed = topics.map(|topic| topic.map(|topic| (self.hasher.hash_one(topic), topic.len())));
@@ -58,13 +70,13 @@ impl Topics {
 
     /// Notes that `topic`, which is not known, is one of `device`; where there is no room it stays unknown.
     pub(super) fn insert(&mut self, topic: &str, device: DeviceId) {
-        if self.texts.len() + topic.len() > TEXT_BYTES_MAX {
+        if self.texts.len() + topic.len() > self.text_bytes_max {
             return;
         }
         let place = |bytes: usize| u32::try_from(bytes).expect("invariant: TEXT_BYTES_MAX fits 32 bits");
         let entry = Entry { at: place(self.texts.len()), length: place(topic.len()), device };
         self.texts.push_str(topic);
-        let Self { hasher, entries, texts } = self;
+        let Self { hasher, entries, texts, .. } = self;
         let hash = |entry: &Entry| hasher.hash_one(text(texts, *entry));
         entries.insert_unique(hash(&entry), entry, hash);
     }
@@ -105,8 +117,8 @@ mod tests {
 
     #[test]
     fn texts_take_no_more_than_their_bound() {
-        let mut topics = Topics::default();
-        let (long, half) = ("x".repeat(TEXT_BYTES_MAX), "y".repeat(TEXT_BYTES_MAX / 2 + 1));
+        let mut topics = Topics::bounded(1_024);
+        let (long, half) = ("x".repeat(1_024), "y".repeat(513));
         topics.insert(&half, DeviceId(1));
         topics.insert(&long, DeviceId(2));
         topics.insert(&half.replace('y', "z"), DeviceId(3));

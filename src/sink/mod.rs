@@ -33,7 +33,7 @@ pub struct Context {
     pub zone: TimeZone,
     /// What time it is.
     pub clock: Clock,
-    /// Changes with every flush of the pipeline, so that nobody has to look for rows all the time.
+    /// Changes with every flush of the pipeline, so that rows are sent as soon as they are written.
     pub flushes: watch::Receiver<()>,
 }
 

@@ -99,8 +99,8 @@ impl<'a> Pruner<'a> {
         let shed_until = if last < CLOCK_SET_FROM { shed_until } else { shed_until.min(last) };
         let kept_before = read(StateKey::KeptFrom)?.unwrap_or(never);
         // Only a clock that fell back takes anything back of it: a flush that goes by a backlog's time is a little behind
-        // the one before it, and a longer retention brings no row back.
-        let is_behind = final_before.is_none_or(|before| last < before);
+        // the one before it, one that is not set tells nothing, and a longer retention brings no row back.
+        let is_behind = last >= CLOCK_SET_FROM && final_before.is_none_or(|before| last < before);
         let kept_from = aged_until.max(shed_until).max(if is_behind { never } else { kept_before });
         Ok(Self {
             transaction,

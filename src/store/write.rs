@@ -453,7 +453,7 @@ fn check_room(transaction: &Transaction<'_>, path: &StorePath) -> Result<(), rus
     let number = |sql| transaction.prepare_cached(sql)?.query_row((), |row| row.get::<_, u32>(0)).map(u64::from);
     let bytes = number("PRAGMA page_count")? * number("PRAGMA page_size")?;
     let growth = bytes.saturating_sub(path.file_bytes().0);
-    if space.free_bytes >= growth + CACHE_BYTES_MAX {
+    if growth == 0 || space.free_bytes >= growth + CACHE_BYTES_MAX {
         return Ok(());
     }
     let message = "database or disk is full: the file would have no room for what its log holds".to_owned();

@@ -2,7 +2,6 @@
 
 use super::client::Body;
 use super::feed::device_line;
-use super::lines::Lines;
 use crate::inventory::Inventory;
 use crate::store::SeriesRow;
 
@@ -11,8 +10,7 @@ pub fn line(text: &mut String, inventory: &Inventory, rows: &[SeriesRow]) -> Opt
     device_line(text, inventory, rows)
 }
 
-/// Size of the compressed body of these lines.
-pub fn compress(lines: &[String]) -> usize {
-    let lines: Lines = lines.iter().collect();
-    Body::of(lines.text(0..lines.len())).bytes().len()
+/// Size of the compressed body of these lines, each with its newline.
+pub fn compress(lines: &str) -> usize {
+    Body::of(lines).bytes().len()
 }

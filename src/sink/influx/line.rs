@@ -151,9 +151,7 @@ impl<'a> Line<'a> {
         }
         self.text.push(if self.fields == 0 { ' ' } else { ',' });
         for part in key {
-            if is_plain(part) {
-                self.text.push_str(part);
-            } else if part.contains('"') {
+            if part.contains('"') {
                 // Legal, but VictoriaMetrics takes it for the start of a text value, and stores 0.
                 escape(self.text, &part.replace('"', "_"), ",= ");
             } else {
@@ -185,11 +183,7 @@ fn number(out: &mut String, value: f64) {
     if short_number(out, value, magnitude) {
         return;
     }
-    let written = if magnitude == 0.0 || (1e-5..1e16).contains(&magnitude) {
-        write!(out, "{value}")
-    } else {
-        write!(out, "{value:e}")
-    };
+    let written = if (1e-5..1e16).contains(&magnitude) { write!(out, "{value}") } else { write!(out, "{value:e}") };
     written.expect("invariant: writing to a string does not fail");
 }
 

@@ -2,9 +2,10 @@
 //!
 //! The two feeds take turns, a batch each. A batch is in the store's hands before the position goes forward, and before
 //! the next one is sent, so that of a row the newest version is always the last. While one is on its way the next of its
-//! feed is read and compressed, and no more than that; where the delivery had to wait it is read again, since a store
-//! may keep either of two versions. What the store cannot do now is tried again; what it will never take is put into quarantine with the store's own words; what
-//! a person has to put right is said to that person, and loses nothing.
+//! feed is read and compressed, and no more than that; where anything had to wait, all that was read ahead is read again,
+//! since a store may keep either of two versions. What the store cannot do now is tried again; what it will never take is
+//! put into quarantine with the store's own words; what a person has to put right is said to that person, and loses
+//! nothing.
 
 #[cfg(feature = "bench")]
 pub mod bench;
@@ -124,16 +125,9 @@ struct Stopped;
 /// How a batch ended.
 enum Outcome {
     /// All of it is in the store, but for these lines.
-    Delivered(Vec<Refusal>, Pace),
+    Delivered(Vec<Refusal>),
     /// It is to be read again.
     Again,
-}
-
-/// Whether a delivery had to wait for something to be put right.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Pace {
-    AtOnce,
-    Waited,
 }
 
 /// What was read after a place of a feed, and that place.
@@ -150,8 +144,8 @@ struct Sink<F> {
     lines_max: usize,
     /// Place in each feed, once it was read.
     positions: [Option<u64>; 2],
-    /// The next batch of each feed, on its way from our store. It begins at the feed's place in `positions`, since it is kept
-    /// only when that was set to where the batch before it ends.
+    /// The next batch of each feed, on its way from our store. It begins where the batch before it ends, and is let go of
+    /// where that is not settled at once.
     ahead: [Option<Pin<Box<dyn Future<Output = Read> + Send>>>; 2],
     /// Says when the pipeline has written rows.
     flushes: watch::Receiver<()>,
@@ -204,16 +198,15 @@ impl<F: FarSide + 'static> Sink<F> {
     /// Sends the next batch of a feed and gives what is left behind it; `None` where there was nothing to send.
     async fn turn(&mut self, feed: Feed) -> Result<Option<u64>, Stopped> {
         let Some(Prepared { batch, body }) = self.next_batch(feed).await? else { return Ok(None) };
-        let ahead = (batch.behind > 0).then(|| self.read(feed, Some(batch.position)));
+        if batch.behind > 0 {
+            self.ahead[index(feed)] = Some(Box::pin(self.read(feed, Some(batch.position))));
+        }
         let outcome = match body {
-            None => Outcome::Delivered(Vec::new(), Pace::AtOnce),
+            None => Outcome::Delivered(Vec::new()),
             Some(body) => self.deliver(&batch, body).await?,
         };
-        if let Outcome::Delivered(refused, pace) = outcome {
+        if let Outcome::Delivered(refused) = outcome {
             self.settle(feed, &batch, refused).await?;
-            if let Some(ahead) = ahead.filter(|_| pace == Pace::AtOnce) {
-                self.ahead[index(feed)] = Some(Box::pin(ahead));
-            }
         }
         Ok(Some(batch.behind))
     }
@@ -252,14 +245,14 @@ impl<F: FarSide + 'static> Sink<F> {
     /// Brings a batch to the store, however long it takes.
     async fn deliver(&mut self, batch: &Batch, first: (Range<usize>, Body)) -> Result<Outcome, Stopped> {
         let mut delivery = Delivery::new(batch.lines.len(), self.lines_max);
-        let (mut packed, mut pace) = (Some(first), Pace::AtOnce);
+        let mut packed = Some(first);
         self.counters.feed_behind.set(batch.behind + batch.lines.len() as u64);
         loop {
             let part = match delivery.next() {
                 Next::Send(part) => part,
                 Next::Done(refused) => {
                     self.counters.lines_written.add(delivery.written() as u64);
-                    return Ok(Outcome::Delivered(refused, pace));
+                    return Ok(Outcome::Delivered(refused));
                 }
                 Next::Unproven(reason) => {
                     self.operator_trouble(400, &reason).await?;
@@ -274,9 +267,6 @@ impl<F: FarSide + 'static> Sink<F> {
             packed = Some((part, body));
             let trouble = delivery.answered(answer, &batch.lines);
             self.lines_max = delivery.lines_max();
-            if trouble.is_some() {
-                pace = Pace::Waited;
-            }
             match trouble {
                 None => self.backoff.succeeded(),
                 Some(Trouble::Passing(reason)) => self.passing_trouble(reason).await?,
@@ -360,7 +350,13 @@ impl<F: FarSide + 'static> Sink<F> {
         }
     }
 
+    /// Lets go of what was read ahead: it will be old when its turn comes.
+    fn forget_ahead(&mut self) {
+        self.ahead = [None, None];
+    }
+
     async fn passing_trouble(&mut self, reason: String) -> Result<(), Stopped> {
+        self.forget_ahead();
         self.counters.retries.add(1);
         let detail = format!("{}: {reason}; trying again, nothing is lost", self.shared.0.url);
         if self.part.report(State::Down, detail, self.shared.1.clock.now()) {
@@ -380,6 +376,7 @@ impl<F: FarSide + 'static> Sink<F> {
 
     /// Our own store failed: the disk is full or gone.
     async fn store_trouble(&mut self, reason: String) -> Result<(), Stopped> {
+        self.forget_ahead();
         if self.part.report(State::Down, reason.clone(), self.shared.1.clock.now()) {
             error!(sink = self.shared.0.name, reason, "sink cannot use the embedded store");
         }
@@ -389,6 +386,7 @@ impl<F: FarSide + 'static> Sink<F> {
     }
 
     async fn operator_trouble(&mut self, status: u16, reason: &str) -> Result<(), Stopped> {
+        self.forget_ahead();
         self.counters.retries.add(1);
         let mut detail = self.advice(status, reason);
         if status == 404 && self.shared.0.create_bucket && !self.bucket_tried {

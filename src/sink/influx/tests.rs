@@ -427,6 +427,27 @@ async fn what_was_read_ahead_is_read_again_where_the_batch_before_it_had_to_wait
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_read_ahead_is_read_again_where_the_other_feed_had_to_wait() {
+    let mut city = city_of(4);
+    city.store_indicators(&[indicator(at(0), Some(1.25))]);
+    let word = Arc::new(Notify::new());
+    let mut script = [ok(), Reply::Late(word.clone(), 503)].into_iter();
+    let (store, url) = Store::start(move |_, _| script.next().unwrap_or_else(ok)).await;
+    let patient = Options { timeout: Duration::from_mins(1), batch_lines_max: 2, ..options(&url) };
+    let sink = Running::start(&city, patient);
+    until("two rows are written and two read ahead", || store.seen().len() == 2 && has_read(&sink, 3)).await;
+    city.hear(2, at(45_000), 50.0);
+    city.flush(at(2 * MINUTE));
+    word.notify_one();
+    caught_up(&city, Feed::Rollup).await;
+    caught_up(&city, Feed::Indicator).await;
+    sink.stop().await;
+    let of_amended: Vec<_> = store.kept().into_iter().filter(|line| line.contains(",site=s2,")).collect();
+    assert!(of_amended.len() == 1 && of_amended[0].contains("pwr_w_max=50,"), "{of_amended:?}");
+    assert_eq!(store.kept().len(), 5);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_sink_that_is_stopped_with_a_batch_ahead_sends_all_of_it_after_the_restart() {
     let city = city_of(6);
     let mut first = true;

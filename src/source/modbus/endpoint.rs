@@ -315,6 +315,7 @@ impl Endpoint {
             Some(link) => link,
             None => self.connect().await?,
         };
+        link.rest().await;
         self.around.asked.fetch_add(1, Ordering::Relaxed);
         let options = &self.around.options;
         let answer = link.read(unit, request, options.request_timeout, options.request_pause).await;

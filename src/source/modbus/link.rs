@@ -95,7 +95,14 @@ impl Link {
         Self { context: tcp::attach(stream), proven: false, ready: Instant::now() }
     }
 
-    /// Asks `unit` and waits `request_timeout` for the answer; the next request waits `pause` after that.
+    /// Waits until the next request may be sent.
+    pub(super) async fn rest(&mut self) {
+        if self.ready > Instant::now() {
+            sleep_until(self.ready).await;
+        }
+    }
+
+    /// Asks `unit` and waits `request_timeout` for the answer; [`Link::rest`] waits `pause` after that.
     pub(super) async fn read(
         &mut self,
         unit: u8,
@@ -103,9 +110,6 @@ impl Link {
         request_timeout: Duration,
         pause: Duration,
     ) -> Result<BlockData, Failure> {
-        if self.ready > Instant::now() {
-            sleep_until(self.ready).await;
-        }
         self.context.set_slave(Slave(unit));
         let (address, count) = (request.address, request.count);
         let call = match request.table {

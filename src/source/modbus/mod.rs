@@ -21,8 +21,8 @@ mod tests;
 use std::collections::{BTreeMap, HashMap};
 use std::future::pending;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, mpsc};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -63,7 +63,7 @@ pub fn requests_per_poll(profile: &Profile, gap_registers_max: u16) -> usize {
 
 /// Time for answers to gather once several devices were asked.
 const NAP: Duration = Duration::from_millis(1);
-/// Devices whose answers are worth a nap.
+/// Requests whose answers are worth a nap.
 const NAP_REQUESTS_MIN: usize = 2;
 
 /// Starts the source on its own thread; `None` where `inventory` has no Modbus device. It ends soon after `stop` says true.
@@ -95,13 +95,20 @@ pub fn start(
             thread::sleep(NAP);
         }
     };
-    let runtime = Builder::new_current_thread().enable_all().on_thread_park(nap).build()?;
+    let (tell, told) = mpsc::sync_channel(1);
     let thread = thread::Builder::new().name("modbus".to_owned()).spawn(move || {
+        // Made here, since a runtime may not end on a thread of another one, where no thread is to be had.
+        let runtime = match Builder::new_current_thread().enable_all().on_thread_park(nap).build() {
+            Ok(runtime) => runtime,
+            Err(error) => return tell.send(Err(error)).unwrap_or_default(),
+        };
+        tell.send(Ok(())).unwrap_or_default();
         runtime.block_on(poll_all(&around, &health, stop));
         // A name that is still being looked up is not waited for.
         runtime.shutdown_background();
-    });
-    thread.map(Some)
+    })?;
+    told.recv().expect("invariant: the thread says how it has begun")?;
+    Ok(Some(thread))
 }
 
 async fn poll_all(around: &Surroundings, health: &Health, mut stop: watch::Receiver<bool>) {

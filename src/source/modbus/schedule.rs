@@ -2,10 +2,11 @@
 //!
 //! Polls lie on the grid of the device's interval, moved by a phase that its name gives, so that they are spread out and
 //! stay where they are when devices come and go. Phases are a hundredth of the interval apart, so that a few devices share
-//! a wake-up. A device has one poll due at most: what could not be made in time is skipped and counted. A unit that does not answer is left alone for a while that doubles with each
-//! failure, and all such units together take a fifth of the connection's time at most, so that a dead unit costs its
-//! neighbours little. A device that answers, but slowly, comes after those that are prompt, and is held to a fifth of the
-//! time as well where it cost one of them a poll. Whoever has waited long has its turn, however busy the connection is.
+//! a wake-up. A device has one poll due at most: what could not be made in time is skipped and counted. A unit that does
+//! not answer is left alone for a while that doubles with each failure, and all such units together take a fifth of the
+//! connection's time at most, so that a dead unit costs its neighbours little. A device that answers, but slowly, comes
+//! after those that are prompt, and is held to a fifth of the time as well where it cost one of them a poll. Whoever has
+//! waited long has its turn, however busy the connection is.
 //! Pure: `now` is an argument, jitter too.
 
 use std::time::Duration;

@@ -252,9 +252,14 @@ fn a_quiet_connection_hears_of_the_journal_s_word_and_of_bytes_before_its_wait_i
     let stream = rig.broker.connect();
     stream.set_nonblocking(true).unwrap();
     let mut link = driver.link(stream, Instant::now() + LONG, Instant::now()).unwrap();
+    let in_time = {
+        let deadline = Instant::now() + LONG / 2;
+        move || assert!(Instant::now() < deadline, "it does not come")
+    };
     let mut peer = thread::scope(|scope| {
         let peer = scope.spawn(|| rig.broker.welcome());
         while link.subscribed_at.is_none() {
+            in_time();
             driver.turn(&mut link, Instant::now()).unwrap();
         }
         peer.join().unwrap()
@@ -262,11 +267,13 @@ fn a_quiet_connection_hears_of_the_journal_s_word_and_of_bytes_before_its_wait_i
     rig.gate.set(Disk::Hangs);
     peer.send(&[publish(1, b"x")]);
     while rig.counter("messages") == 0 {
+        in_time();
         driver.turn(&mut link, Instant::now()).unwrap();
     }
     let (bell, gate) = (driver.bell.clone(), rig.gate.clone());
     let disk = thread::spawn(move || {
         while !bell.is_awaited() {
+            in_time();
             thread::yield_now();
         }
         gate.set(Disk::Works);
@@ -275,6 +282,8 @@ fn a_quiet_connection_hears_of_the_journal_s_word_and_of_bytes_before_its_wait_i
     disk.join().unwrap();
     driver.turn(&mut link, Instant::now()).unwrap();
     assert_eq!(peer.acks(1), [1]);
+    // The journal's word may have come before the bell was waited for.
+    driver.wait_for_either(&mut link, Duration::ZERO).unwrap();
     peer.send(&[publish(2, b"x")]);
     assert!(driver.wait_for_either(&mut link, LONG).unwrap());
     driver.turn(&mut link, Instant::now()).unwrap();
