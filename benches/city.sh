@@ -7,9 +7,9 @@
 #   benches/city.sh --rate max --for 30s                 as fast as the broker takes them
 #   benches/city.sh --sites 1000 --rate 100 --for 60s --qos 0
 #
-#   --sites N  --rate MSG/S|max  --for SECONDSs  --qos 0|1  --late SHARE  --repeat SHARE  --grace SECONDSs
+#   --sites N  --rate MSG/S|max  --for SECONDSs  --qos 0|1  --connections N  --late SHARE  --repeat SHARE  --grace SECONDSs
 #   --inflight N (the broker's max_inflight_messages)  --drain SECONDSs (for what came to be stored, 120)
-#   --store (a VictoriaMetrics that takes the rows of every minute)  --keep (leaves the folder)  --perf (samples the collector)
+#   --store (a VictoriaMetrics that takes the rows of every minute, not compressed)  --keep (leaves the folder)  --perf (samples the collector)
 #
 # SITEPULSE_BIN is the binary (default: target/release/sitepulse), SITEPULSE_COLLECTOR another one for the collector alone,
 # such as a build without `demo`. Needs mosquitto and curl, no root. CPU times are those of /proc, so they hold on a machine
@@ -17,7 +17,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-sites=75000 rate=7500 span=60 qos=1 late=0 repeat=0 grace=5s inflight=5000 drain=120 keep= perf= store=
+sites=75000 rate=7500 span=60 qos=1 connections=16 late=0 repeat=0 grace=5s inflight=5000 drain=120 keep= perf= with_store=
 usage() { sed -n '2,17s/^# \{0,1\}//p' "$0"; exit "${1:-2}"; }
 while (($#)); do
   case $1 in
@@ -25,20 +25,21 @@ while (($#)); do
     --rate) rate=$2; shift ;;
     --for) span=${2%s}; shift ;;
     --qos) qos=$2; shift ;;
+    --connections) connections=$2; shift ;;
     --late) late=$2; shift ;;
     --repeat) repeat=$2; shift ;;
     --grace) grace=$2; shift ;;
     --inflight) inflight=$2; shift ;;
     --drain) drain=${2%s}; shift ;;
     --keep) keep=1 ;;
-    --store) store=1 ;;
+    --store) with_store=1 ;;
     --perf) perf=1 ;;
     -h | --help) usage 0 ;;
     *) printf 'no option %s\n' "$1" >&2; usage ;;
   esac
   shift
 done
-[[ $sites =~ ^[0-9]+$ && $span =~ ^[0-9]+$ && $qos =~ ^[01]$ ]] || usage
+[[ $sites =~ ^[0-9]+$ && $span =~ ^[0-9]+$ && $qos =~ ^[01]$ && $connections =~ ^[1-9][0-9]*$ ]] || usage
 
 bin=$(realpath "${SITEPULSE_BIN:-target/release/sitepulse}")
 collector_bin=$(realpath "${SITEPULSE_COLLECTOR:-$bin}")
@@ -67,13 +68,13 @@ stop "$broker"
 start_broker
 api=$(free_port)
 "$bin" simulate inventory --sites "$sites" --broker "mqtt://127.0.0.1:$mqtt" --listen "127.0.0.1:$api" --out "$folder/city" >/dev/null
-if [ -n "$store" ]; then
+if [ -n "$with_store" ]; then
   far=$(free_port)
   "$(command -v victoria-metrics || command -v victoria-metrics-prod)" -storageDataPath "$folder/far" -httpListenAddr "127.0.0.1:$far" \
     -retentionPeriod 1y >"$folder/far.log" 2>&1 &
   store=$!; started+=("$store")
   wait_until "the store" 20 curl -sf -o /dev/null "http://127.0.0.1:$far/health"
-  printf '\n[[influx]]\nname = "city"\nurl = "http://127.0.0.1:%s"\norg = "city"\nbucket = "city"\nwindows = ["1m"]\n' "$far" \
+  printf '\n[[influx]]\nname = "city"\nurl = "http://127.0.0.1:%s"\norg = "city"\nbucket = "city"\nwindows = ["1m"]\ncompress = false\n' "$far" \
     >>"$folder/city/sitepulse.toml"
 fi
 SITEPULSE__ROLLUP__GRACE=$grace "$collector_bin" run --config "$folder/city" >"$folder/collector.log" 2>&1 &
@@ -94,7 +95,7 @@ loading=$!; started+=("$loading")
     "$(awk '/^VmRSS/ { print $2 }' "/proc/$collector/status")" >>"$folder/looks"
 done) &
 looker=$!; started+=("$looker")
-if [ -n "$store" ]; then
+if [ -n "$with_store" ]; then
   # How many lines the store has taken, and its CPU time, by the time.
   (while sleep 0.1; do
     count=$(value_now sitepulse_influx_lines_written) && printf '%s %s %s\n' "$(date +%s.%N)" "$count" "$(cpu_of "$store")" >>"$folder/lines"
@@ -145,7 +146,7 @@ final() { # share: of the distinct waits of windows
   awk -v share="$1" '{ wait[NR] = $1 } END { if (!NR) print "-"; else { at = int(share * NR + 0.999); print wait[at < 1 ? 1 : at] " ms (of " NR ")" } }' "$folder/finals"
 }
 taken() { # s until the other store had 99 % of a minute's rows, and of how much CPU time of its own that was. Not of minutes with which five are over, whose indicators count too, nor of
-  # those at whose time rows of the one before were on their way still: a store that sees its series for the first time takes a minute for it.
+  # those at whose time rows of the one before were on their way still, nor of the first: a store that sees its series for the first time takes a minute and more for it.
   awk -v sites="$sites" -v grace="${grace%s}" '
     { at[NR] = $1; lines[NR] = $2; cpu[NR] = ($3 + $4) / 100 }
     END {
@@ -154,7 +155,7 @@ taken() { # s until the other store had 99 % of a minute's rows, and of how much
         base = before = -1
         for (i = 1; i <= NR && at[i] <= due + 60; i++)
           if (at[i] <= due) { base = lines[i]; cpu_0 = cpu[i]; if (at[i] <= due - 5) before = base }
-          else if (base != before) break
+          else if (base != before || base < 0.99 * sites) break
           else if (lines[i] - base >= 0.99 * sites) { printf "%s%.1f (%.1f)", n++ ? ", " : "", at[i] - due, cpu[i] - cpu_0; break }
       }
       if (!n) printf "-"
@@ -171,7 +172,7 @@ bare_rate=$(calc "$bare_count / $took_bare" 0)
 bare_user=$(json cpu_user_s "$folder/consume.json") bare_system=$(json cpu_system_s "$folder/consume.json")
 user=$(calc "(${cpu_1[0]} - ${cpu_0[0]}) / 100") system=$(calc "(${cpu_1[1]} - ${cpu_0[1]}) / 100")
 million=$(calc "$heard / 1e6" 6) bare_million=$(calc "$bare_count / 1e6" 6)
-echo "$sites sites, rate $rate, ${span} s, QoS $qos, late $late, repeat $repeat; $(nproc) cores, load $(cut -d' ' -f1-3 /proc/loadavg)"
+echo "$sites sites, rate $rate, ${span} s, QoS $qos, $connections connections, late $late, repeat $repeat; $(nproc) cores, load $(cut -d' ' -f1-3 /proc/loadavg)"
 row "" collector "bare consumer" ratio
 row "messages sent" "$sent" "$sent_bare" ""
 row "messages received" "$heard" "$bare_count" ""
@@ -193,7 +194,7 @@ row "acknowledged within, p99" "$(quantile 0.99)" "" ""
 row "longest wait for it, ms" "$(calc "$(value sitepulse_mqtt_ack_wait_us_max <"$folder/end") / 1000" 1)" "" ""
 row "window final in the store after its time, p50" "$(final 0.5)" "" ""
 row "  p99" "$(final 0.99)" "" ""
-if [ -n "$store" ]; then row "a minute's rows in the other store after its time, s (its CPU s)" "$(taken)"; fi
+if [ -n "$with_store" ]; then row "a minute's rows in the other store after its time, s (its CPU s)" "$(taken)"; fi
 row "last message to everything stored, s" "$late_by$(calc "$stored_at - $rested" 1)" "" ""
 row "messages in the store by then" "$stored" "" ""
 row "readings applied" "$applied" "" ""

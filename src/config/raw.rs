@@ -97,6 +97,7 @@ pub(super) struct Influx {
     pub(super) create_bucket: Option<Flag>,
     pub(super) windows: Option<List>,
     pub(super) batch_lines_max: Option<Integer>,
+    pub(super) compress: Option<Flag>,
     pub(super) timeout: Option<Text>,
     pub(super) backoff_max: Option<Text>,
 }

@@ -51,6 +51,8 @@ fn store(table: raw::Influx, section: &mut Section<'_>, names: &mut BTreeSet<Str
     let token = token(secret, section).unwrap_or_default();
     let windows = windows(table.windows, section);
     let batch_lines_max = section.whole("batch_lines_max", table.batch_lines_max, 5_000_u32, 1..=100_000);
+    let compress = table.compress.is_none_or(|flag| flag.0);
+    let encoding = if compress { sink::influx::Encoding::Gzip } else { sink::influx::Encoding::Plain };
     let seconds = Duration::from_secs;
     let timeout = section.duration("timeout", table.timeout, seconds(30), seconds(1)..=Duration::from_mins(10));
     let backoff_max = section.duration("backoff_max", table.backoff_max, Duration::from_mins(1), BACKOFF_MAX);
@@ -63,6 +65,7 @@ fn store(table: raw::Influx, section: &mut Section<'_>, names: &mut BTreeSet<Str
         create_bucket: table.create_bucket.is_some_and(|flag| flag.0),
         windows,
         batch_lines_max: usize::try_from(batch_lines_max).unwrap_or(usize::MAX),
+        encoding,
         timeout,
         backoff_max,
     })

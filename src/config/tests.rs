@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use super::*;
 use crate::pipeline::Unregistered;
+use crate::sink::influx::Encoding;
 
 struct Folder(tempfile::TempDir);
 
@@ -66,6 +67,17 @@ fn a_problem_that_a_variable_makes_names_the_variable() {
     let problems = Folder::with("").load(&[("SITEPULSE__ROLLUP__GRACE", "2")]).expect_err("problems");
     assert_eq!(problems.len(), 1);
     assert_eq!(problems[0].file, "environment variable SITEPULSE__ROLLUP__GRACE");
+}
+
+#[test]
+fn writes_to_a_store_are_compressed_unless_told_otherwise() {
+    for (line, encoding) in
+        [("", Encoding::Gzip), ("compress = true", Encoding::Gzip), ("compress = false", Encoding::Plain)]
+    {
+        let table = format!("[[influx]]\nname = 'i'\nurl = 'http://x'\norg = 'o'\nbucket = 'b'\n{line}\n");
+        let config = Folder::with(&table).load(&[]).expect("a configuration");
+        assert_eq!(config.influx[0].encoding, encoding, "{line}");
+    }
 }
 
 #[test]

@@ -206,6 +206,7 @@ impl Ground {
             create_bucket: false,
             windows: BTreeSet::from(FEED_WINDOWS),
             batch_lines_max: self.bounds.batch_lines_max,
+            encoding: influx::Encoding::Gzip,
             timeout: Duration::from_secs(1),
             backoff_max: Duration::from_secs(2),
         }

@@ -125,9 +125,10 @@ class City:
         toml = '[rollup]\nretention = "30d"\nflush_interval = "100ms"\ngrace = "1s"\n'
         toml += (f'[[mqtt]]\nname = "east"\nurl = "mqtt://127.0.0.1:{self.broker.port}"\nclient_id = "late"\n'
                  'topics = ["telemetry/#"]\n')
-        for name, port in [("record", self.recorder.port), ("series", self.victoria.port)]:
+        # Both kinds of bodies: compressed, and as they are for the store on the same machine.
+        for name, port, compress in [("record", self.recorder.port, "true"), ("series", self.victoria.port, "false")]:
             toml += (f'[[influx]]\nname = "{name}"\nurl = "http://127.0.0.1:{port}"\norg = "o"\nbucket = "b"\n'
-                     f'windows = {json.dumps(WINDOWS)}\nbackoff_max = "1s"\ntimeout = "2s"\n')
+                     f'windows = {json.dumps(WINDOWS)}\ncompress = {compress}\nbackoff_max = "1s"\ntimeout = "2s"\n')
         toml += f'[city_brain]\nurl = "mqtt://127.0.0.1:{self.broker.port}"\nclient_id = "late-brain"\n'
         self.sitepulse = Sitepulse(folder, toml, SITES, METERS, {"late-meter": PROFILE})
         self.sitepulse.start()

@@ -1,12 +1,13 @@
-//! The InfluxDB v2 write API over the network: compressed writes, and the making of a missing bucket.
+//! The InfluxDB v2 write API over the network: writes, compressed or not, and the making of a missing bucket.
 //!
 //! Two clients of the influxdb2 package, because its requests carry the same headers for everything: the one for
-//! writes says `Content-Encoding: gzip`, the other does not. Never asks for anything else than writes unless a bucket
-//! is to be made, so that stores that only have the write path (VictoriaMetrics) do.
+//! writes says `Content-Encoding: gzip` where its bodies are compressed, the other does not. Never asks for anything
+//! else than writes unless a bucket is to be made, so that stores that only have the write path (VictoriaMetrics) do.
 
 use std::io::Write as _;
 use std::time::Duration;
 
+use bytes::Bytes;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use influxdb2::api::organization::ListOrganizationRequest;
@@ -15,14 +16,14 @@ use influxdb2::models::PostBucketRequest;
 use influxdb2::{Client as Influx, ClientBuilder, RequestError};
 use reqwest::header::{CONTENT_ENCODING, HeaderMap, HeaderValue};
 
-use super::Options;
 use super::policy::Answer;
+use super::{Encoding, Options};
 use crate::problem::with_causes;
 
 /// Characters of a store's words that are kept.
 const REASON_CHARS_MAX: usize = 1_000;
 /// Times that lines become smaller at the least; typically it is three.
-const RATIO: usize = 2;
+const GZIP_RATIO: usize = 2;
 const CONNECT_TIMEOUT_MAX: Duration = Duration::from_secs(10);
 
 /// Why there is no client.
@@ -60,17 +61,22 @@ pub(super) struct Client {
     bucket: String,
 }
 
-/// One body, ready to be sent as often as it takes.
+/// One body, ready to be sent as often as it takes; it is not copied for that.
 #[derive(Clone, Debug)]
-pub(super) struct Body(Vec<u8>);
+pub(super) struct Body(Bytes);
 
 impl Body {
-    /// The lines, compressed.
-    pub(super) fn of(lines: &str) -> Self {
-        let room = Vec::with_capacity(lines.len() / RATIO);
-        let mut encoder = GzEncoder::new(room, Compression::fast());
-        encoder.write_all(lines.as_bytes()).expect("invariant: writing to memory does not fail");
-        Self(encoder.finish().expect("invariant: writing to memory does not fail"))
+    /// The lines in that encoding.
+    pub(super) fn of(lines: &str, encoding: Encoding) -> Self {
+        match encoding {
+            Encoding::Plain => Self(Bytes::copy_from_slice(lines.as_bytes())),
+            Encoding::Gzip => {
+                let room = Vec::with_capacity(lines.len() / GZIP_RATIO);
+                let mut encoder = GzEncoder::new(room, Compression::fast());
+                encoder.write_all(lines.as_bytes()).expect("invariant: writing to memory does not fail");
+                Self(encoder.finish().expect("invariant: writing to memory does not fail").into())
+            }
+        }
     }
 
     /// The bytes on the wire.
@@ -98,8 +104,10 @@ impl Client {
         if !plain {
             return Err(address());
         }
-        let mut gzip = HeaderMap::new();
-        gzip.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        let mut write_headers = HeaderMap::new();
+        if options.encoding == Encoding::Gzip {
+            write_headers.insert(CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+        }
         let client = |headers: HeaderMap| {
             let http = reqwest::Client::builder()
                 .timeout(options.timeout)
@@ -112,7 +120,7 @@ impl Client {
                 .map_err(|error| Error::Build(with_causes(&error)))
         };
         let (org, bucket) = (options.org.clone(), options.bucket.clone());
-        Ok(Self { writes: client(gzip)?, admin: client(HeaderMap::new())?, org, bucket })
+        Ok(Self { writes: client(write_headers)?, admin: client(HeaderMap::new())?, org, bucket })
     }
 }
 
@@ -166,6 +174,7 @@ mod tests {
             create_bucket: false,
             windows: [crate::model::Window::Minute1].into(),
             batch_lines_max: 10,
+            encoding: Encoding::Gzip,
             timeout: Duration::from_secs(1),
             backoff_max: Duration::from_secs(1),
         }

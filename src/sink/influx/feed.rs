@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::client::Body;
 use super::line::{self, MetricRow};
 use super::lines::Lines;
-use super::{Context, Options};
+use super::{Context, Encoding, Options};
 use crate::inventory::Inventory;
 use crate::model::{DeviceId, Timestamp, Window, WindowStart};
 use crate::sink::describe;
@@ -36,10 +36,10 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    /// Compresses what is sent first of a batch, `lines_max` lines at the most.
-    pub(super) fn new(batch: Batch, lines_max: usize) -> Self {
+    /// Makes the body of what is sent first of a batch, `lines_max` lines at the most.
+    pub(super) fn new(batch: Batch, lines_max: usize, encoding: Encoding) -> Self {
         let first = 0..batch.lines.len().min(lines_max.max(1));
-        let body = (!first.is_empty()).then(|| (first.clone(), Body::of(batch.lines.text(first))));
+        let body = (!first.is_empty()).then(|| (first.clone(), Body::of(batch.lines.text(first), encoding)));
         Self { batch, body }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The two feeds take turns, a batch each. A batch is in the store's hands before the position goes forward, and before
 //! the next one is sent, so that of a row the newest version is always the last. While one is on its way the next of its
-//! feed is read and compressed, and no more than that; where anything had to wait, all that was read ahead is read again,
+//! feed is read and made a body, and no more than that; where anything had to wait, all that was read ahead is read again,
 //! since a store may keep either of two versions. What the store cannot do now is tried again; what it will never take is
 //! put into quarantine with the store's own words; what a person has to put right is said to that person, and loses
 //! nothing.
@@ -49,6 +49,15 @@ const LEAVE: Duration = Duration::from_millis(1_500);
 /// Bytes of a refused line that are kept.
 const QUARANTINED_BYTES_MAX: usize = 16 * 1_024;
 
+/// How a body is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Encoding {
+    /// As it is, which spares both ends CPU time.
+    Plain,
+    /// Compressed, to about a third of its size.
+    Gzip,
+}
+
 /// One time-series store that takes the InfluxDB v2 write API.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Options {
@@ -68,6 +77,8 @@ pub struct Options {
     pub windows: BTreeSet<Window>,
     /// Lines of one write at the most.
     pub batch_lines_max: usize,
+    /// How writes are sent.
+    pub encoding: Encoding,
     /// Time that one request may take.
     pub timeout: Duration,
     /// Longest wait between attempts.
@@ -220,7 +231,7 @@ impl<F: FarSide + 'static> Sink<F> {
             let after = after.map_or_else(|| writer.position(&options.name, feed), Ok)?;
             let batch = feed::next(reader, (feed, after), options, context, &stop)?;
             batches_read.add(u64::from(batch.is_some()));
-            Ok((after, batch.map(|batch| Prepared::new(batch, lines_max))))
+            Ok((after, batch.map(|batch| Prepared::new(batch, lines_max, options.encoding))))
         })
     }
 
@@ -245,7 +256,7 @@ impl<F: FarSide + 'static> Sink<F> {
     /// Brings a batch to the store, however long it takes.
     async fn deliver(&mut self, batch: &Batch, first: (Range<usize>, Body)) -> Result<Outcome, Stopped> {
         let mut delivery = Delivery::new(batch.lines.len(), self.lines_max);
-        let mut packed = Some(first);
+        let mut ready = Some(first);
         self.counters.feed_behind.set(batch.behind + batch.lines.len() as u64);
         loop {
             let part = match delivery.next() {
@@ -259,12 +270,12 @@ impl<F: FarSide + 'static> Sink<F> {
                     return Ok(Outcome::Again);
                 }
             };
-            let body = match packed.take() {
+            let body = match ready.take() {
                 Some((range, body)) if range == part => body,
-                _ => Body::of(batch.lines.text(part.clone())),
+                _ => Body::of(batch.lines.text(part.clone()), self.shared.0.encoding),
             };
             let answer = self.send(&body).await?;
-            packed = Some((part, body));
+            ready = Some((part, body));
             let trouble = delivery.answered(answer, &batch.lines);
             self.lines_max = delivery.lines_max();
             match trouble {

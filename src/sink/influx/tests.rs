@@ -1,5 +1,6 @@
 //! The sink against a store that answers what the test says.
 
+use std::collections::BTreeSet;
 use std::io::Read as _;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -14,7 +15,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use super::stepped::{self, SteppedSink};
-use super::{IDLE, Options, run};
+use super::{Encoding, IDLE, Options, run};
 use crate::health::{Health, Part, PartKind, PartSnapshot, State};
 use crate::model::Window;
 use crate::sink::Context;
@@ -45,12 +46,16 @@ struct Store {
     seen: Arc<Mutex<Vec<Request>>>,
     /// Lines that it answered with 204, in order.
     kept: Arc<Mutex<Vec<String>>>,
+    /// What its writes were encoded as.
+    encodings: Arc<Mutex<BTreeSet<Option<String>>>>,
     script: Arc<Mutex<Script>>,
 }
 
 impl Store {
     async fn start(script: impl FnMut(&str, &[String]) -> Reply + Send + 'static) -> (Self, String) {
-        let store = Self { seen: Arc::default(), kept: Arc::default(), script: Arc::new(Mutex::new(Box::new(script))) };
+        let script: Script = Box::new(script);
+        let script = Arc::new(Mutex::new(script));
+        let store = Self { seen: Arc::default(), kept: Arc::default(), encodings: Arc::default(), script };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let router = Router::new().fallback(answer).with_state(store.clone());
@@ -71,10 +76,15 @@ async fn answer(Shared(store): Shared<Store>, uri: Uri, headers: HeaderMap, body
     let path = uri.path_and_query().map(ToString::to_string).unwrap_or_default();
     let mut lines = Vec::new();
     if path.starts_with("/api/v2/write") {
-        assert_eq!(headers["content-encoding"], "gzip");
         assert_eq!(headers["authorization"], "Token secret");
+        let encoding = headers.get("content-encoding").map(|value| value.to_str().expect("ASCII").to_owned());
         let mut text = String::new();
-        GzDecoder::new(&body[..]).read_to_string(&mut text).expect("gzip");
+        let read = match encoding.as_deref() {
+            None => (&body[..]).read_to_string(&mut text),
+            _ => GzDecoder::new(&body[..]).read_to_string(&mut text),
+        };
+        read.expect("a body as its header says");
+        store.encodings.lock().unwrap().insert(encoding);
         lines = text.lines().map(str::to_owned).collect();
     } else {
         assert!(!headers.contains_key("content-encoding"));
@@ -133,6 +143,7 @@ fn options(url: &str) -> Options {
         create_bucket: false,
         windows: [Window::Minute1].into(),
         batch_lines_max: 100,
+        encoding: Encoding::Gzip,
         timeout: Duration::from_millis(500),
         backoff_max: Duration::from_millis(50),
     }
@@ -184,6 +195,24 @@ async fn every_row_arrives_once_and_the_position_follows() {
     assert_eq!(store.kept(), lines_of(3));
     assert_eq!(store.seen()[0].0, "/api/v2/write?bucket=telemetry&org=city&precision=ms");
     assert_eq!((health.counters["lines_written"], health.counters["feed_behind"]), (3, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_body_is_encoded_as_its_header_says() {
+    for (encoding, header) in [(Encoding::Gzip, Some("gzip".to_owned())), (Encoding::Plain, None)] {
+        let city = city_of(7);
+        let refused = |lines: &[String]| lines.iter().any(|line| line.contains("site=s3,"));
+        let answer = move |lines: &[String]| if refused(lines) { Reply::Status(400, "no".to_owned()) } else { ok() };
+        let (store, url) = Store::start(move |_, lines| answer(lines)).await;
+        // Bodies made ahead of their turn, and those of halves of a batch.
+        let sink = Running::start(&city, Options { encoding, batch_lines_max: 4, ..options(&url) });
+        caught_up(&city, Feed::Rollup).await;
+        sink.stop().await;
+        let mut expected = lines_of(7);
+        expected.remove(3);
+        assert_eq!(store.kept(), expected);
+        assert_eq!(*store.encodings.lock().unwrap(), BTreeSet::from([header]));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
