@@ -1,13 +1,16 @@
 //! Windows that become final, with and without the rows that are open.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::schedule::FlushSchedule;
 use super::tests::{T0, World};
-use super::time_tests::{ahead, keep, message, read_one};
+use super::time_tests::{ahead, keep, message, message_frame, read_one};
 use super::{Driver, Due};
 use crate::clock::Clock;
+use crate::health::{Health, PartKind};
+use crate::journal::{self, Journal};
 use crate::model::{JournalPosition, Timestamp};
 
 fn ago(seconds: u64) -> Instant {
@@ -78,6 +81,30 @@ fn a_window_is_likely_to_change_until_a_second_after_its_end() {
     let (driver, _folder) = written_and_open();
     let unsettled = |ms| driver.unsettled(Timestamp::from_millis(T0 + ms));
     assert_eq!([65_000, 120_999, 121_000].map(unsettled), [1, 1, 0]);
+}
+
+#[test]
+fn while_the_journal_is_full_no_window_is_waited_for() {
+    let (mut driver, folder) = written_and_open();
+    let time = Timestamp::from_millis(T0 + 65_000);
+    assert_eq!(driver.unsettled(time), 1);
+    let small = journal::Options {
+        folder: folder.path().join("small"),
+        bytes_max: 1 << 14,
+        segment_bytes: 1 << 13,
+        commit_interval: Duration::ZERO,
+        age_max: Duration::from_hours(1),
+    };
+    std::fs::create_dir(&small.folder).expect("a folder");
+    let storage = Arc::new(journal::Folder::open(&small.folder).expect("a folder"));
+    let part = Health::default().part(PartKind::Journal, "small", time);
+    let small = Journal::open(storage, small, JournalPosition(0), part, driver.pipeline.clock).expect("a journal");
+    driver.pipeline.journal = Arc::new(small);
+    let inlet = driver.pipeline.journal.inlet();
+    let batch = || (0..10).map(|at| message_frame(&ahead(at), 5.0, at)).collect();
+    let refused = (0..1_000).find(|_| inlet.append(batch(), Box::new(|| ())).is_err());
+    assert!(refused.is_some_and(|earlier| earlier > 0), "it takes some and refuses some");
+    assert_eq!(driver.unsettled(time), 0);
 }
 
 #[test]

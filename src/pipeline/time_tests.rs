@@ -8,7 +8,7 @@ use crate::clock::StepWatch;
 use crate::inventory::{Profile, TimePolicy, TimeRule, TimeUnit};
 use crate::journal::Entry;
 use crate::ledger::{Invalid, Rejection};
-use crate::model::{Timestamp, Window, millis};
+use crate::model::{Frame, Timestamp, Window, millis};
 
 const METER: &str = "telemetry/base_station/350102/B_1/meter";
 const DAY: i64 = 86_400_000;
@@ -20,6 +20,14 @@ fn world(time: &TimePolicy) -> World {
 /// A message with this `ts`, which arrives this long after the start.
 pub(super) fn message(ts: &str, power: f64, arrival_ms: i64) -> Entry {
     frame(METER, &format!(r#"{{"ts":{ts},"readings":{{"pwr_w":{power}}}}}"#), arrival_ms)
+}
+
+/// The same as the journal is given it.
+pub(super) fn message_frame(ts: &str, power: f64, arrival_ms: i64) -> Frame {
+    match message(ts, power, arrival_ms) {
+        Entry::Frame(frame) => frame,
+        Entry::Lost { .. } => unreachable!("a message is a frame"),
+    }
 }
 
 pub(super) fn ahead(ms: i64) -> String {
@@ -186,12 +194,9 @@ fn a_step_of_the_clock_is_counted_and_told() {
 /// Has the journal keep a message each of these long after the start.
 pub(super) fn keep(pipeline: &Pipeline, arrivals_ms: &[i64]) {
     let (kept, is_kept) = std::sync::mpsc::channel();
-    let frame = |ms: &i64| match message(&ahead(*ms), 5.0, *ms) {
-        Entry::Frame(frame) => frame,
-        Entry::Lost { .. } => unreachable!("a message is a frame"),
-    };
+    let frames = arrivals_ms.iter().map(|ms| message_frame(&ahead(*ms), 5.0, *ms));
     let receipt = Box::new(move || kept.send(()).expect("the test waits"));
-    pipeline.journal.inlet().append(arrivals_ms.iter().map(frame).collect(), receipt).expect("room");
+    pipeline.journal.inlet().append(frames.collect(), receipt).expect("room");
     is_kept.recv().expect("they are on disk");
 }
 
