@@ -4,6 +4,7 @@ pub(crate) mod fixed;
 mod outward;
 pub(crate) mod window;
 
+use std::fmt::Write as _;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
@@ -235,11 +236,12 @@ fn flush(request: &Request, folder: &Path) -> Line {
         bytes = bytes_of(&filled.folder.path().join("sitepulse.db-wal"));
     });
     let messages = FLUSH_INTERVAL_S.div_ceil(request.interval_s);
-    let note = format!(
-        "pack, SQLite, fsync: {:.0} ns a row, of which one stands for {messages} messages; log {} B a row",
-        per(ns, rows),
-        bytes / rows
-    );
+    let mut note =
+        format!("pack, SQLite, fsync: {:.0} ns a row, of which one stands for {messages} messages", per(ns, rows));
+    if bytes > 0 {
+        // One that grew long was folded into the store within the flush.
+        write!(note, "; log {} B a row", bytes / rows).expect("invariant: writing to memory does not fail");
+    }
     // The floor is of a row of one series of 58 B; a row here has 13.
     Line { stage: "flush", ns: per(ns, rows * messages), floor_ns: None, note }
 }

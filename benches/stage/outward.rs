@@ -13,6 +13,9 @@ use sitepulse::store::SeriesRow;
 use crate::Request;
 use crate::support::{Line, median, per};
 
+/// Lines of a write.
+const BATCH_LINES: usize = 5_000;
+
 /// Rows of one minute of a city, of every site's 13 series, as the store gives them.
 fn rows(inventory: &Inventory) -> Vec<SeriesRow> {
     let start = Timestamp::from_millis(START_MS);
@@ -56,9 +59,8 @@ pub(crate) fn line(request: &Request, _: &Path) -> Line {
         request.samples,
         || (),
         |()| {
-            // A batch has five thousand.
             let mut text = String::new();
-            for batch in rows.chunks(5_000 * METRICS.len()) {
+            for batch in rows.chunks(BATCH_LINES * METRICS.len()) {
                 text.clear();
                 for device in batch.chunks(METRICS.len()) {
                     bench::influx::line(&mut text, city.inventory(), device);
@@ -78,7 +80,7 @@ fn per_float(count: usize) -> f64 {
 }
 
 pub(crate) fn gzip(request: &Request, _: &Path) -> Line {
-    let lines = lines(&City::new(5_000));
+    let lines = lines(&City::new(BATCH_LINES));
     let text: String = lines.iter().flat_map(|line| [line, "\n"]).collect();
     let mut compressed = 0;
     let ns = median(request.samples, || (), |()| compressed = bench::influx::compress(&text));
