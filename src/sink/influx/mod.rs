@@ -2,8 +2,8 @@
 //!
 //! The two feeds take turns, a batch each. A batch is in the store's hands before the position goes forward, and before
 //! the next one is sent, so that of a row the newest version is always the last. While one is on its way the next of its
-//! feed is read and made a body, and no more than that; where anything had to wait, all that was read ahead is read again,
-//! since a store may keep either of two versions. What the store cannot do now is tried again; what it will never take is
+//! feed is read and made a body, and no more than that; where anything had to wait, it is read again and so is all that
+//! was read ahead, since a store may keep either of two versions. What the store cannot do now is tried again; what it will never take is
 //! put into quarantine with the store's own words; what a person has to put right is said to that person, and loses
 //! nothing.
 
@@ -279,9 +279,15 @@ impl<F: FarSide + 'static> Sink<F> {
             let trouble = delivery.answered(answer, &batch.lines);
             self.lines_max = delivery.lines_max();
             match trouble {
-                None => self.backoff.succeeded(),
+                None => {
+                    self.backoff.succeeded();
+                    continue;
+                }
                 Some(Trouble::Passing(reason)) => self.passing_trouble(reason).await?,
                 Some(Trouble::Operator { status, reason }) => self.operator_trouble(status, &reason).await?,
+            }
+            if delivery.is_untouched() {
+                return Ok(Outcome::Again);
             }
         }
     }

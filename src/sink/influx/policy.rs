@@ -123,6 +123,11 @@ impl Delivery {
         self.written
     }
 
+    /// Whether nothing is known of any line yet, so that the batch may as well be read again.
+    pub(super) fn is_untouched(&self) -> bool {
+        self.written == 0 && self.refused.is_empty() && self.suspects.is_empty()
+    }
+
     /// What to do next.
     pub(super) fn next(&self) -> Next {
         let proven = self.written > 0 || !self.refused.is_empty();

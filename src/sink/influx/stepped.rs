@@ -51,7 +51,7 @@ impl SteppedSink {
         Self { sink: Sink::new(Scripted(script), options, context, part, stop), _stop: sender }
     }
 
-    /// Sends the next batch of a feed, however often it takes. Returns whether there was one. What is read ahead
+    /// Sends the next batch of a feed, if the store takes it. Returns whether there was one. What is read ahead
     /// meanwhile was read by then, so that it does not depend on the machine what is in it.
     pub(crate) async fn turn(&mut self, feed: Feed) -> bool {
         let turn = self.sink.turn(feed).await;

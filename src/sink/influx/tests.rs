@@ -433,6 +433,26 @@ async fn one_batch_is_read_ahead_and_no_amended_row_is_overtaken_by_what_it_was(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_had_to_wait_goes_as_its_rows_are_by_then() {
+    for status in [503, 403] {
+        let mut city = city_of(1);
+        let word = Arc::new(Notify::new());
+        let mut first = Some(word.clone());
+        let (store, url) =
+            Store::start(move |_, _| first.take().map_or_else(ok, |word| Reply::Late(word, status))).await;
+        let sink = Running::start(&city, Options { timeout: Duration::from_mins(1), ..options(&url) });
+        until("the batch is under way", || !store.seen().is_empty()).await;
+        city.hear(0, at(45_000), 50.0);
+        city.flush(at(2 * MINUTE));
+        word.notify_one();
+        caught_up(&city, Feed::Rollup).await;
+        sink.stop().await;
+        let kept = store.kept();
+        assert!(kept.len() == 1 && kept[0].contains("pwr_w_max=50,"), "{kept:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_read_ahead_is_read_again_where_the_batch_before_it_had_to_wait() {
     let mut city = city_of(4);
     let word = Arc::new(Notify::new());
