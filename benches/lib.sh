@@ -108,7 +108,7 @@ start_broker() {
 load() { # file for the summary
   local paced=()
   [ "$rate" = max ] || paced=(--rate "$rate")
-  "$bin" simulate --broker "mqtt://127.0.0.1:$mqtt" --sites "$sites" --qos "${qos:-1}" --connections "${connections:-16}" --for "${span}s" --late "${late:-0}" \
-    --repeat "${repeat:-0}" "${paced[@]}" --json >"$1" 2>>"$folder/simulate.log"
+  "$bin" simulate --broker "mqtt://127.0.0.1:$mqtt" --sites "$sites" --qos "${qos:-1}" --for "${span}s" --late "${late:-0}" \
+    --connections "${connections:-16}" --repeat "${repeat:-0}" "${paced[@]}" --json >"$1" 2>>"$folder/simulate.log"
 }
 subscribed() { metrics | grep -q 'sitepulse_part_state{kind="mqtt",name="city"} 3'; }

@@ -3,9 +3,9 @@
 //! The two feeds take turns, a batch each. A batch is in the store's hands before the position goes forward, and before
 //! the next one is sent, so that of a row the newest version is always the last. While one is on its way the next of its
 //! feed is read and made a body, and no more than that; where anything had to wait, it is read again and so is all that
-//! was read ahead, since a store may keep either of two versions. What the store cannot do now is tried again; what it will never take is
-//! put into quarantine with the store's own words; what a person has to put right is said to that person, and loses
-//! nothing.
+//! was read ahead, since a store may keep either of two versions. What the store cannot do now is tried again; what it
+//! will never take is put into quarantine with the store's own words; what a person has to put right is said to that
+//! person, and loses nothing.
 
 #[cfg(feature = "bench")]
 pub mod bench;
@@ -253,7 +253,8 @@ impl<F: FarSide + 'static> Sink<F> {
         }
     }
 
-    /// Brings a batch to the store, however long it takes.
+    /// Brings a batch to the store, however long it takes once the store has taken some of it; until then it is read
+    /// again after each wait.
     async fn deliver(&mut self, batch: &Batch, first: (Range<usize>, Body)) -> Result<Outcome, Stopped> {
         let mut delivery = Delivery::new(batch.lines.len(), self.lines_max);
         let mut ready = Some(first);
@@ -278,13 +279,13 @@ impl<F: FarSide + 'static> Sink<F> {
             ready = Some((part, body));
             let trouble = delivery.answered(answer, &batch.lines);
             self.lines_max = delivery.lines_max();
+            let Some(trouble) = trouble else {
+                self.backoff.succeeded();
+                continue;
+            };
             match trouble {
-                None => {
-                    self.backoff.succeeded();
-                    continue;
-                }
-                Some(Trouble::Passing(reason)) => self.passing_trouble(reason).await?,
-                Some(Trouble::Operator { status, reason }) => self.operator_trouble(status, &reason).await?,
+                Trouble::Passing(reason) => self.passing_trouble(reason).await?,
+                Trouble::Operator { status, reason } => self.operator_trouble(status, &reason).await?,
             }
             if delivery.is_untouched() {
                 return Ok(Outcome::Again);

@@ -125,12 +125,17 @@ impl Delivery {
 
     /// Whether nothing is known of any line yet, so that the batch may as well be read again.
     pub(super) fn is_untouched(&self) -> bool {
-        self.written == 0 && self.refused.is_empty() && self.suspects.is_empty()
+        !self.is_proven() && self.suspects.is_empty()
+    }
+
+    /// Whether the store has taken a line or named one that it does not take: then the request itself is right.
+    fn is_proven(&self) -> bool {
+        self.written > 0 || !self.refused.is_empty()
     }
 
     /// What to do next.
     pub(super) fn next(&self) -> Next {
-        let proven = self.written > 0 || !self.refused.is_empty();
+        let proven = self.is_proven();
         match (self.parts.last(), self.suspects.first()) {
             (Some(part), _) if proven || self.suspects.len() < SUSPECTS_MAX => Next::Send(part.clone()),
             (_, Some(suspect)) if !proven => Next::Unproven(suspect.reason.clone()),
