@@ -28,7 +28,7 @@ use crate::ledger::Ledger;
 use crate::model::millis;
 use crate::pipeline::{self, LedgerBoard, OnFlush, Pipeline};
 use crate::store::{self, StoreBound, StorePath, Writer, WriterOptions};
-use crate::{api, sink, source};
+use crate::{api, background, sink, source};
 
 /// How long a stop may take in all; what is not done by then is done at the next start.
 const STOP_TIME_MAX: Duration = Duration::from_secs(9);
@@ -346,7 +346,7 @@ fn start_worker(
     let definitions = config.indicators.clone().into();
     let (store, inventory, zone, until) = (store.clone(), inventory.clone(), config.zone.clone(), stop.clone());
     let work = move || indicator::run_worker(store, inventory, definitions, zone, clock, part, until);
-    let thread = std::thread::Builder::new().name("indicators".to_owned()).spawn(work).map_err(Error::Thread)?;
+    let thread = background::spawn("indicators", work).map_err(Error::Thread)?;
     Ok((stop, thread))
 }
 

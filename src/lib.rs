@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod app;
+mod background;
 mod backoff;
 #[cfg(feature = "bench")]
 #[doc(hidden)]

@@ -40,6 +40,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{error, info, warn};
 
+use crate::background;
 use crate::clock::{Clock, StepWatch};
 use crate::health::{Part, State};
 use crate::inventory::SharedInventory;
@@ -183,8 +184,7 @@ impl Pipeline {
     /// Where the store cannot be read, or the thread not be started.
     pub fn start(self) -> Result<JoinHandle<()>, StartError> {
         let driver = self.driver()?;
-        let thread = std::thread::Builder::new().name("pipeline".to_owned());
-        Ok(thread.spawn(move || driver.run())?)
+        Ok(background::spawn("pipeline", move || driver.run())?)
     }
 
     fn driver(mut self) -> Result<Driver, StartError> {
