@@ -28,8 +28,9 @@ pub(crate) const FLUSH_INTERVAL_S: usize = 60;
 /// Seconds of a city at 1 Hz that a stage is measured over where a minute would be too long.
 const SAMPLE_S: usize = 5;
 
-pub(crate) const ALL: [Stage; 15] = [
+pub(crate) const ALL: [Stage; 16] = [
     ("mqtt", true, mqtt),
+    ("gather", true, gather),
     ("frame", true, frame),
     ("append", true, append),
     ("read", true, read),
@@ -58,6 +59,15 @@ fn mqtt(request: &Request, _: &Path) -> Line {
     let ns = median(request.samples, || (), |()| bench::mqtt::read_and_acknowledge(&bytes));
     let note = format!("assembler, session, acknowledgements; {} B a PUBLISH", bytes.len() / ends.len());
     Line { stage: "mqtt", ns: per(ns, ends.len()), floor_ns: Some(90.0), note }
+}
+
+/// What the source does beyond the protocol, and what becomes of it once the journal has it.
+fn gather(request: &Request, folder: &Path) -> Line {
+    let (bytes, ends) = City::new(request.sites).packets(START_MS);
+    let ns = median(request.samples, || (), |()| bench::mqtt::read_and_gather(&bytes, GROUP_MESSAGES));
+    let rest = mqtt(request, folder).ns;
+    let note = format!("messages -> frames of a batch of {GROUP_MESSAGES}, and that let go");
+    Line { stage: "gather", ns: per(ns, ends.len()) - rest, floor_ns: None, note }
 }
 
 fn frame(request: &Request, _: &Path) -> Line {

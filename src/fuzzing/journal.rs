@@ -36,7 +36,7 @@ pub fn journal(data: &[u8]) {
     assert_eq!(before.end, end, "what is read and what is lost do not add up");
     let (settle, settled) = mpsc::channel();
     let frames = (0..FRESH).map(|_| frame(FRESH_ARRIVAL)).collect();
-    let taken = first.inlet().append(frames, Box::new(move || settle.send(()).expect("somebody waits")));
+    let taken = first.inlet().append(frames, Box::new(move |_| settle.send(()).expect("somebody waits")));
     assert!(taken.is_ok(), "an open journal takes frames");
     settled.recv_timeout(Duration::from_secs(20)).expect("the receipt runs");
     assert_eq!(first.end().0, end + FRESH);

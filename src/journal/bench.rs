@@ -5,7 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::format::{Seed, Sources, Spare, decode, encode};
+use super::format::{Seed, Sources, decode, encode};
+use super::spare::Spare;
 use super::stepped::SteppedJournal;
 use super::{Folder, Journal, Options, Storage};
 use crate::clock::Clock;
@@ -68,7 +69,7 @@ pub fn filled(folder: &Path, frames: Vec<Frame>, group: usize) -> Arc<Journal> {
     let mut frames = frames.into_iter().peekable();
     while frames.peek().is_some() {
         let batch = frames.by_ref().take(group).collect();
-        assert!(journal.journal.inlet().append(batch, Box::new(|| ())).is_ok() && journal.round(), "room");
+        assert!(journal.journal.inlet().append(batch, Box::new(drop)).is_ok() && journal.round(), "room");
     }
     journal.journal
 }

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use super::spare::Spare;
 use crate::model::{Frame, FrameKind, Timestamp};
 
 pub(super) const VERSION: u32 = 1;
@@ -191,35 +192,6 @@ impl Sources {
     }
 }
 
-/// Frames that nobody needs any more, whose memory the next ones take: a city's messages are read by the million, and
-/// asking for their memory one by one would cost as much as reading them.
-#[derive(Debug, Default)]
-pub(super) struct Spare(Vec<Frame>);
-
-impl Spare {
-    /// Frames that are kept at the most, and bytes of topic and payload of each.
-    const FRAMES_MAX: usize = 4_096;
-    const BYTES_MAX: usize = 4_096;
-
-    /// Takes back a frame.
-    pub(super) fn add(&mut self, frame: Frame) {
-        let bytes = frame.topic.capacity() + frame.payload.capacity();
-        if self.0.len() < Self::FRAMES_MAX && bytes <= Self::BYTES_MAX {
-            self.0.push(frame);
-        }
-    }
-
-    fn texts(&mut self, topic: &str, payload: &[u8]) -> (String, Vec<u8>) {
-        let (mut into_topic, mut into_payload) =
-            self.0.pop().map_or_else(Default::default, |frame| (frame.topic, frame.payload));
-        into_topic.clear();
-        into_topic.push_str(topic);
-        into_payload.clear();
-        into_payload.extend_from_slice(payload);
-        (into_topic, into_payload)
-    }
-}
-
 /// The frame in the body of an intact record; `None` where a later program wrote what this one does not know.
 pub(super) fn decode(body: &[u8], sources: &mut Sources, spare: &mut Spare) -> Option<Frame> {
     let (kind, rest) = body.split_first()?;
@@ -253,35 +225,4 @@ fn u16_at(bytes: &[u8], offset: usize) -> Option<u16> {
 
 fn u32_at(bytes: &[u8], offset: usize) -> Option<u32> {
     bytes.get(offset..)?.first_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn frame(payload_bytes: usize) -> Frame {
-        Frame {
-            kind: FrameKind::NativeJson,
-            source: Arc::from("east"),
-            topic: "telemetry/t".to_owned(),
-            payload: vec![b'x'; payload_bytes],
-            arrival: Timestamp::from_millis(0),
-        }
-    }
-
-    #[test]
-    fn few_frames_and_none_that_is_long_are_kept_for_their_memory() {
-        let mut spare = Spare::default();
-        for _ in 0..Spare::FRAMES_MAX {
-            spare.add(frame(Spare::BYTES_MAX));
-        }
-        assert!(spare.0.is_empty());
-        for _ in 0..=Spare::FRAMES_MAX {
-            spare.add(frame(Spare::BYTES_MAX / 2));
-        }
-        assert_eq!(spare.0.len(), Spare::FRAMES_MAX);
-        // What is read into their memory is what stands there, whatever was in it.
-        assert_eq!(spare.texts("t", b"y"), ("t".to_owned(), vec![b'y']));
-        assert_eq!(spare.0.len(), Spare::FRAMES_MAX - 1);
-    }
 }

@@ -5,10 +5,11 @@
 use std::io;
 use std::ops::{ControlFlow, Range};
 
-use super::format::{Sources, Spare, decode};
+use super::format::{Sources, decode};
 use super::judge::{Survey, Verdict, judge_followed, judge_last, survey};
 use super::recovery::{Listed, list};
 use super::segment::Segment;
+use super::spare::Spare;
 use super::storage::Storage;
 use crate::model::{Frame, JournalPosition, Timestamp};
 

@@ -6,8 +6,9 @@ use std::io;
 use std::ops::ControlFlow;
 
 use super::cursor::{Bounds, Cursor, Found};
-use super::format::{HEADER_BYTES, Header, RECORD_BYTES_MIN, Sources, Spare, decode, read_header};
+use super::format::{HEADER_BYTES, Header, RECORD_BYTES_MIN, Sources, decode, read_header};
 use super::segment::Segment;
+use super::spare::Spare;
 use super::storage::{ReadFile, Storage};
 use crate::model::Timestamp;
 

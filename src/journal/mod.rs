@@ -111,6 +111,7 @@ mod reader;
 mod recovery;
 mod segment;
 mod shared;
+mod spare;
 mod storage;
 mod writer;
 
@@ -118,6 +119,7 @@ pub use inspect::{Scope, SegmentReport, Sight, bytes_of, has_segments, inspect};
 pub use judge::Verdict;
 pub use reader::Reader;
 use shared::{Counters, Shared};
+pub use spare::Spare;
 pub use storage::{AppendFile, Folder, ReadFile, Storage};
 use writer::Writer;
 
@@ -171,8 +173,9 @@ pub enum Error {
     },
 }
 
-/// Runs once, on the journal's thread, when all frames of its batch are on disk. Must not block.
-pub type Receipt = Box<dyn FnOnce() + Send>;
+/// Runs once, on the journal's thread, when all frames of its batch are on disk; it is given them back, whose memory may
+/// serve again. Must not block.
+pub type Receipt = Box<dyn FnOnce(Vec<Frame>) + Send>;
 
 /// A batch that was not taken, as it was given.
 pub struct Refused {

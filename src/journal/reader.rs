@@ -9,10 +9,11 @@ use std::time::Duration;
 use tracing::error;
 
 use super::cursor::{Bounds, Cursor};
-use super::format::{Sources, Spare, decode};
+use super::format::{Sources, decode};
 use super::patience::Patience;
 use super::segment::Segment;
 use super::shared::{Shared, Stretch};
+use super::spare::Spare;
 use super::{Entry, Error};
 use crate::model::JournalPosition;
 

@@ -191,7 +191,7 @@ impl Writer {
         let group = std::mem::take(&mut self.group);
         self.shared.publish(records, self.buffer.len() as u64, &group);
         for batch in group {
-            (batch.receipt)();
+            (batch.receipt)(batch.frames);
         }
         if self.buffer.capacity() as u64 > 2 * GROUP_BYTES_MAX {
             self.buffer = Vec::new();

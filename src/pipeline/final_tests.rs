@@ -102,7 +102,7 @@ fn while_the_journal_is_full_no_window_is_waited_for() {
     driver.pipeline.journal = Arc::new(small);
     let inlet = driver.pipeline.journal.inlet();
     let batch = || (0..10).map(|at| message_frame(&ahead(at), 5.0, at)).collect();
-    let refused = (0..1_000).find(|_| inlet.append(batch(), Box::new(|| ())).is_err());
+    let refused = (0..1_000).find(|_| inlet.append(batch(), Box::new(drop)).is_err());
     assert!(refused.is_some_and(|earlier| earlier > 0), "it takes some and refuses some");
     assert_eq!(driver.unsettled(time), 0);
 }

@@ -77,7 +77,7 @@ fn fill(driver: &Driver) -> u64 {
             Entry::Lost { .. } => unreachable!("a message is a frame"),
         });
         let (kept, is_kept) = mpsc::channel();
-        let receipt = Box::new(move || kept.send(()).unwrap_or(()));
+        let receipt = Box::new(move |_| kept.send(()).unwrap_or(()));
         if inlet.append(frames.collect(), receipt).is_err() {
             break;
         }

@@ -371,7 +371,7 @@ fn a_stop_leaves_a_long_backlog_to_the_next_start() {
         Entry::Frame(frame) => frame,
         Entry::Lost { .. } => unreachable!("a reading is a frame"),
     });
-    let receipt = Box::new(move || kept.send(()).expect("the test waits"));
+    let receipt = Box::new(move |_| kept.send(()).expect("the test waits"));
     journal.inlet().append(backlog.collect(), receipt).expect("room");
     is_kept.recv().expect("the backlog is on disk");
 

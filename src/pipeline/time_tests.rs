@@ -195,7 +195,7 @@ fn a_step_of_the_clock_is_counted_and_told() {
 pub(super) fn keep(pipeline: &Pipeline, arrivals_ms: &[i64]) {
     let (kept, is_kept) = std::sync::mpsc::channel();
     let frames = arrivals_ms.iter().map(|ms| message_frame(&ahead(*ms), 5.0, *ms));
-    let receipt = Box::new(move || kept.send(()).expect("the test waits"));
+    let receipt = Box::new(move |_| kept.send(()).expect("the test waits"));
     pipeline.journal.inlet().append(frames.collect(), receipt).expect("room");
     is_kept.recv().expect("they are on disk");
 }

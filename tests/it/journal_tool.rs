@@ -29,7 +29,7 @@ fn open(data: &Path) -> Journal {
 
 fn keep(journal: &Journal, frame: Frame) {
     let (kept, is_kept) = mpsc::channel();
-    journal.inlet().append(vec![frame], Box::new(move || kept.send(()).expect("waited for"))).expect("taken");
+    journal.inlet().append(vec![frame], Box::new(move |_| kept.send(()).expect("waited for"))).expect("taken");
     is_kept.recv_timeout(Duration::from_secs(20)).expect("kept");
 }
 

@@ -100,9 +100,9 @@ fn the_active_segment_goes_too_when_it_fills_the_journal_and_is_passed() {
     let batch = || vec![frame_of(0, vec![1; 500])];
     let mut bench = Bench::open(&disk, Options { bytes_max: 1_000, ..options() }, 0);
     for round in 1..20 {
-        bench.inlet().append(batch(), Box::new(|| ())).expect("taken");
+        bench.inlet().append(batch(), Box::new(drop)).expect("taken");
         assert_eq!(bench.writer.round(), Round::Committed);
-        let refused = bench.inlet().append(batch(), Box::new(|| ())).expect_err("full");
+        let refused = bench.inlet().append(batch(), Box::new(drop)).expect_err("full");
         assert_eq!(refused.cause, RefusedCause::Full);
         bench.shared.release(round);
         assert_eq!((bench.writer.round(), bench.part.snapshot().state), (Round::Idle, State::Up));
@@ -126,7 +126,7 @@ fn a_queue_that_is_not_written_is_bounded() {
     assert_eq!((refused.cause, refused.frames.len(), bench.count("refused_busy")), (RefusedCause::Busy, 40, 1));
     while bench.writer.round() == Round::Committed {}
     assert_eq!(bench.acked(), (0..taken).collect::<Vec<u64>>());
-    (refused.receipt)();
+    (refused.receipt)(refused.frames);
     assert_eq!(bench.acked().last(), Some(&taken));
 }
 

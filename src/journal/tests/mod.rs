@@ -83,7 +83,7 @@ impl Bench {
 
     fn receipt(&self, number: u64) -> Receipt {
         let acked = Arc::clone(&self.acked);
-        Box::new(move || acked.lock().unwrap().push(number))
+        Box::new(move |_| acked.lock().unwrap().push(number))
     }
 
     /// Appends one frame that [`Bench::acked`] knows by `number`.
@@ -153,7 +153,7 @@ fn frames_come_back_as_they_were_appended_through_the_thread_and_a_real_folder()
     let mut taken = 0;
     for frames in sent.chunks(7) {
         let (count, expected) = (frames.len(), Arc::clone(&acked));
-        let receipt = Box::new(move || {
+        let receipt = Box::new(move |_| {
             expected.fetch_add(count, Ordering::Relaxed);
         });
         journal.inlet().append(frames.to_vec(), receipt).expect("taken");
@@ -192,14 +192,14 @@ fn the_thread_commits_again_by_itself_when_the_disk_has_space_again() {
     let acked = Arc::new(AtomicUsize::new(0));
     for number in 0..2 {
         let acked = Arc::clone(&acked);
-        let receipt = Box::new(move || {
+        let receipt = Box::new(move |_| {
             acked.fetch_add(1, Ordering::Relaxed);
         });
         // The second may already find the disk full.
         let _ = journal.inlet().append(vec![frame_of(number, vec![1; 200])], receipt);
     }
     poll_until("the journal is down", || part.snapshot().state == State::Down);
-    let refused = journal.inlet().append(vec![frame(9)], Box::new(|| ())).expect_err("the disk is full");
+    let refused = journal.inlet().append(vec![frame(9)], Box::new(drop)).expect_err("the disk is full");
     assert_eq!((refused.cause, refused.frames), (RefusedCause::Full, vec![frame(9)]));
     assert_eq!((acked.load(Ordering::Relaxed), journal.end().0), (0, 0));
     disk.set_bytes_max(None);
@@ -216,7 +216,7 @@ fn what_comes_within_the_commit_interval_is_synced_together() {
     let acked = Arc::new(AtomicUsize::new(0));
     for number in 0..3 {
         let count = Arc::clone(&acked);
-        let receipt = Box::new(move || {
+        let receipt = Box::new(move |_| {
             count.fetch_add(1, Ordering::Relaxed);
         });
         journal.inlet().append(vec![frame(number)], receipt).expect("taken");
@@ -233,7 +233,7 @@ fn a_frame_in_the_memory_of_an_earlier_one_is_what_was_written() {
     let mut bench = Bench::open(&SimulatedDisk::default(), options(), 0);
     let lengths = (0..).zip([90, 60, 30, 90]);
     let sent: Vec<Frame> = lengths.map(|(number, bytes)| frame_of(number, vec![b'x'; bytes])).collect();
-    bench.inlet().append(sent.clone(), Box::new(|| ())).map_err(|refused| refused.cause).expect("taken");
+    bench.inlet().append(sent.clone(), Box::new(drop)).map_err(|refused| refused.cause).expect("taken");
     assert_eq!(bench.writer.round(), Round::Committed);
     let (mut reader, mut entries) = (bench.reader(0), Vec::new());
     for frame in sent {

@@ -151,7 +151,7 @@ fn segment_bytes(first: u64) -> Vec<u8> {
     let disk = SimulatedDisk::default();
     let mut bench = Bench::open(&disk, options(), first);
     let frames = (first..first + RECORDS).map(wide_frame).collect();
-    bench.inlet().append(frames, Box::new(|| ())).expect("taken");
+    bench.inlet().append(frames, Box::new(drop)).expect("taken");
     bench.writer.round();
     disk.contents(&name(first))
 }

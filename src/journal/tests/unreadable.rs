@@ -132,7 +132,7 @@ fn three_segments() -> BadDisk {
     let segment_bytes = offset(3);
     let mut bench = Bench::open(&disk, Options { segment_bytes, ..options() }, 0);
     for number in 0..9 {
-        bench.inlet().append(vec![long_frame(number)], Box::new(|| ())).expect("taken");
+        bench.inlet().append(vec![long_frame(number)], Box::new(drop)).expect("taken");
         bench.writer.round();
     }
     assert_eq!(disk.names(), [name(0), name(3), name(6)]);
@@ -220,7 +220,7 @@ fn damage_to_the_segment_that_is_being_written_stops_neither_side() {
     let disk = BadDisk::over(SimulatedDisk::default());
     let mut bench = open(&disk);
     let keep = |bench: &mut Bench, number| {
-        bench.inlet().append(vec![long_frame(number)], Box::new(|| ())).expect("taken");
+        bench.inlet().append(vec![long_frame(number)], Box::new(drop)).expect("taken");
         bench.writer.round();
     };
     (0..4).for_each(|number| keep(&mut bench, number));

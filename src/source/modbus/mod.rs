@@ -86,7 +86,7 @@ pub fn start(
     }
     // A poll needs no acknowledgement: the device keeps nothing for us.
     let deliver: Deliver =
-        Arc::new(move |frames| inlet.append(frames, Box::new(|| ())).map_err(|refused| refused.cause));
+        Arc::new(move |frames| inlet.append(frames, Box::new(drop)).map_err(|refused| refused.cause));
     let basket = Arc::new(Basket::new(deliver));
     let around = Surroundings { options, inventory, basket, clock, asked: Arc::default() };
     let asked = around.asked.clone();

@@ -4,7 +4,7 @@
 //! read brought. A larger message is passed over while it streams by: of it, topic, packet identifier and the head of
 //! the payload remain. Pure: never touches a socket or a clock.
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use rumqttc::mqttbytes::Error as CodecError;
 use rumqttc::mqttbytes::v4::{ConnAck, Packet, SubAck};
 
@@ -35,8 +35,8 @@ pub(super) struct Message {
 /// What a message carried.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Body {
-    /// The whole payload.
-    Whole(Vec<u8>),
+    /// The whole payload. Keeps what one read brought alive, so that it must not be kept itself.
+    Whole(Bytes),
     /// The first bytes of a payload over the limit; the rest was passed over.
     Oversize(Vec<u8>),
 }
@@ -200,8 +200,7 @@ fn taken(read: Result<Packet, CodecError>) -> Result<Option<Incoming>, Malformed
         Ok(Packet::Publish(publish)) => Ok(Some(Incoming::Message(Message {
             topic: publish.topic,
             packet_id: (publish.pkid != 0).then_some(publish.pkid),
-            // Copied: the codec's bytes would keep the whole read buffer alive.
-            body: Body::Whole(publish.payload.as_ref().into()),
+            body: Body::Whole(publish.payload),
         }))),
         Ok(Packet::ConnAck(connack)) => Ok(Some(Incoming::ConnAck(connack))),
         Ok(Packet::SubAck(suback)) => Ok(Some(Incoming::SubAck(suback))),

@@ -1,10 +1,14 @@
 //! The protocol of an MQTT source for benchmarks: bytes to messages and acknowledgements, in memory.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Options;
-use super::assembler::Assembler;
+use super::assembler::{Assembler, Message};
+use super::intake::frame;
 use super::session::{Epoch, Event, Fate, Session};
+use crate::journal::Spare;
+use crate::model::Timestamp;
 
 /// Bytes that one read brings.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -35,6 +39,27 @@ pub(crate) fn options() -> Options {
 /// # Panics
 /// Where the bytes are no packets.
 pub fn read_and_acknowledge(bytes: &[u8]) -> usize {
+    read(bytes, drop)
+}
+
+/// The same, and the messages become the frames of a batch, which goes when it has `group` of them. Returns how many went.
+///
+/// # Panics
+/// Where the bytes are no packets.
+pub fn read_and_gather(bytes: &[u8], group: usize) -> usize {
+    let (source, arrival) = (Arc::from("bench"), Timestamp::from_millis(0));
+    let (mut batch, mut spare, mut gone) = (Vec::new(), Spare::default(), 0);
+    read(bytes, |message| {
+        batch.push(frame(&message, &source, arrival, &mut spare));
+        if batch.len() == group {
+            gone += std::hint::black_box(&mut batch).len();
+            batch.drain(..).for_each(|frame| spare.add(frame));
+        }
+    });
+    gone
+}
+
+fn read(bytes: &[u8], mut keep: impl FnMut(Message)) -> usize {
     let now = Instant::now();
     let mut session =
         Session::new(&options(), Epoch(1), now + Duration::from_hours(1), now).expect("CONNECT can be written");
@@ -46,6 +71,7 @@ pub fn read_and_acknowledge(bytes: &[u8]) -> usize {
         while let Some(packet) = assembler.next().expect("packets") {
             if let Event::Message(message) = session.take(packet, now).expect("in turn") {
                 packet_ids.extend(std::hint::black_box(&message).packet_id);
+                keep(message);
             }
         }
         let batch = session.hand_over(packet_ids, now);

@@ -284,6 +284,7 @@ impl Driver {
     fn settle<S>(&mut self, link: &mut Link<S>, now: Instant) -> Result<usize, Failure> {
         let mut told = 0;
         while let Ok(settlement) = self.settlements.try_recv() {
+            self.intake.take_back(settlement.frames);
             link.session.settle(settlement.epoch, settlement.batch, settlement.fate, now)?;
             told += 1;
         }
@@ -347,7 +348,7 @@ impl Driver {
                 }
                 Event::Message(message) => {
                     self.count(&message);
-                    self.intake.gather(message, arrival);
+                    self.intake.gather(&message, arrival);
                     if self.intake.is_batch_full() {
                         self.submit(&mut link.session, now);
                     }

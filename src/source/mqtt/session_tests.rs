@@ -1,5 +1,6 @@
 //! Tests of the protocol of one connection, without a socket.
 
+use bytes::Bytes;
 use rumqttc::mqttbytes::v4::Packet;
 
 use super::super::Login;
@@ -81,7 +82,7 @@ fn suback(codes: [SubscribeReasonCode; 2]) -> Incoming {
 }
 
 fn message(packet_id: u16) -> Incoming {
-    Incoming::Message(Message { topic: "t".into(), packet_id: Some(packet_id), body: Body::Whole(Vec::new()) })
+    Incoming::Message(Message { topic: "t".into(), packet_id: Some(packet_id), body: Body::Whole(Bytes::new()) })
 }
 
 #[test]

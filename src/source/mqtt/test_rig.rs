@@ -147,7 +147,7 @@ impl Rig {
         (rig, Driver::new(options, inlet, Clock::system(), part, stop))
     }
 
-    fn before_start(setup: &Setup) -> (Self, Options) {
+    pub(super) fn before_start(setup: &Setup) -> (Self, Options) {
         let broker = Broker(TcpListener::bind("127.0.0.1:0").unwrap());
         let options = Options {
             name: "east".into(),
