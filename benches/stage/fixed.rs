@@ -26,6 +26,7 @@ pub(crate) fn run(folder: &Path) {
     bench::roller::flush(&mut roller, &mut writer, Timestamp::from_millis(START_MS)).expect("a store");
     let mut records = Vec::new();
     instructions_mqtt(&bytes);
+    instructions_gather(&bytes);
     instructions_frame(&frames, &mut records);
     instructions_unframe(&frames, &records);
     instructions_decode(&frames);
@@ -41,6 +42,12 @@ pub(crate) fn run(folder: &Path) {
 #[inline(never)]
 fn instructions_mqtt(bytes: &[u8]) {
     std::hint::black_box(bench::mqtt::read_and_acknowledge(bytes));
+}
+
+/// With what `instructions_mqtt` counts.
+#[inline(never)]
+fn instructions_gather(bytes: &[u8]) {
+    std::hint::black_box(bench::mqtt::read_and_gather(bytes, SITES));
 }
 
 #[inline(never)]

@@ -239,7 +239,8 @@ impl Seen {
     }
 
     fn used(&self) -> impl Iterator<Item = &[u16]> {
-        self.cells.chunks_exact(self.width + 1).take(self.rows)
+        let stride = self.width + 1;
+        self.cells[..self.rows * stride].chunks_exact(stride)
     }
 
     /// Looks at where the next row goes.
