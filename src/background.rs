@@ -1,12 +1,14 @@
 //! Threads whose work can wait: roll-ups and indicators.
 //!
-//! A minute's rows of a whole city keep a core busy for seconds. Meanwhile the threads that receive, sync and acknowledge, and the
-//! broker where it runs on the same machine, must have a core as soon as they want one: devices wait for them.
+//! A minute's rows of a whole city keep a core busy for seconds. Meanwhile the threads that receive, sync and acknowledge must have
+//! a core as soon as they want one: devices wait for them. Between services niceness says nothing where each is scheduled as a group of
+//! its own, as those of systemd and containers are.
 
 use std::io;
 use std::thread::{Builder, JoinHandle};
 
 /// How much nicer such a thread is than the daemon (`nice(2)`): beside one of the daemon's niceness it gets a tenth of a core.
+#[cfg(target_os = "linux")]
 const NICER: i32 = 10;
 
 /// Starts a thread of this name that gives way to those of the daemon's own niceness.
@@ -18,7 +20,8 @@ pub(crate) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Res
         // On Linux niceness is a thread's own.
         #[cfg(target_os = "linux")]
         if let Err(error) = rustix::process::nice(NICER) {
-            tracing::warn!(%error, "a thread whose work can wait cannot give way to the others");
+            let current = std::thread::current();
+            tracing::warn!(thread = current.name(), %error, "cannot give way to the other threads");
         }
         work();
     })

@@ -61,12 +61,12 @@ fn mqtt(request: &Request, _: &Path) -> Line {
     Line { stage: "mqtt", ns: per(ns, ends.len()), floor_ns: Some(90.0), note }
 }
 
-/// What the source does beyond the protocol, and what becomes of it once the journal has it.
+/// What the source does beyond the protocol: each message is copied into the memory of one of the batch before.
 fn gather(request: &Request, folder: &Path) -> Line {
     let (bytes, ends) = City::new(request.sites).packets(START_MS);
     let ns = median(request.samples, || (), |()| bench::mqtt::read_and_gather(&bytes, GROUP_MESSAGES));
     let rest = mqtt(request, folder).ns;
-    let note = format!("messages -> frames of a batch of {GROUP_MESSAGES}, and that let go");
+    let note = format!("messages -> frames of a batch of {GROUP_MESSAGES}, in the memory of the one before");
     Line { stage: "gather", ns: per(ns, ends.len()) - rest, floor_ns: None, note }
 }
 

@@ -119,7 +119,7 @@ pub use inspect::{Scope, SegmentReport, Sight, bytes_of, has_segments, inspect};
 pub use judge::Verdict;
 pub use reader::Reader;
 use shared::{Counters, Shared};
-pub use spare::Spare;
+pub(crate) use spare::Spare;
 pub use storage::{AppendFile, Folder, ReadFile, Storage};
 use writer::Writer;
 

@@ -35,7 +35,7 @@ pub(super) struct Message {
 /// What a message carried.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Body {
-    /// The whole payload. Keeps what one read brought alive, so that it must not be kept itself.
+    /// The whole payload. Keeps all of the buffer that it was read into alive, so that it must not be kept itself.
     Whole(Bytes),
     /// The first bytes of a payload over the limit; the rest was passed over.
     Oversize(Vec<u8>),

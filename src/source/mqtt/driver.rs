@@ -230,7 +230,7 @@ impl Driver {
             if Instant::now() >= deadline + DIAL_NAP_MAX {
                 return Err(DialError::TimedOut);
             }
-            self.retry_held(Instant::now());
+            self.turn_without_link(Instant::now());
             thread::sleep((began.elapsed() / 16).clamp(NAP, DIAL_NAP_MAX));
         }
         Ok(None)
@@ -414,7 +414,13 @@ impl Driver {
         self.note_refusal(refusal, now);
     }
 
-    pub(super) fn retry_held(&mut self, now: Instant) {
+    /// What goes on without a connection. Nobody is acknowledged: what is settled is of one that has ended.
+    pub(super) fn turn_without_link(&mut self, now: Instant) {
+        self.settlements.try_iter().for_each(|settlement| self.intake.take_back(settlement.frames));
+        self.retry_held(now);
+    }
+
+    fn retry_held(&mut self, now: Instant) {
         if self.intake.is_holding() && now >= self.retry_at {
             let refusal = self.intake.retry();
             self.note_refusal(refusal, now);
@@ -465,7 +471,7 @@ impl Driver {
     fn wait(&mut self, span: Duration) {
         let until = Instant::now() + span;
         while !self.is_stopping() && (Instant::now() < until || self.intake.is_holding()) {
-            self.retry_held(Instant::now());
+            self.turn_without_link(Instant::now());
             // A refused batch is offered again as often as while there is a connection.
             let nap_max = if self.intake.is_holding() { DIAL_NAP_MAX } else { PAUSE_NAP_MAX };
             thread::sleep(until.saturating_duration_since(Instant::now()).clamp(NAP, nap_max));

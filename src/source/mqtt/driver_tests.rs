@@ -282,10 +282,17 @@ fn a_quiet_connection_hears_of_the_journal_s_word_and_of_bytes_before_its_wait_i
     disk.join().unwrap();
     driver.turn(&mut link, Instant::now()).unwrap();
     assert_eq!(peer.acks(1), [1]);
+    assert_eq!(driver.intake.spare_frames(), 1, "of what is on disk the memory comes back");
     // The journal's word may have come before the bell was waited for.
     driver.wait_for_either(&mut link, Duration::ZERO).unwrap();
     peer.send(&[publish(2, b"x")]);
     assert!(driver.wait_for_either(&mut link, LONG).unwrap());
     driver.turn(&mut link, Instant::now()).unwrap();
     assert_eq!(rig.counter("messages"), 2);
+    // Nor does it wait for the next connection.
+    drop(link);
+    while driver.intake.spare_frames() == 0 {
+        in_time();
+        driver.wait(Duration::from_millis(5));
+    }
 }

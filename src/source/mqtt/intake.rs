@@ -53,16 +53,6 @@ impl Drop for Pledge {
     }
 }
 
-/// What the journal keeps of a message, copied into memory of an earlier one.
-pub(super) fn frame(message: &Message, source: &Arc<str>, arrival: Timestamp, spare: &mut Spare) -> Frame {
-    let (kind, payload) = match &message.body {
-        Body::Whole(payload) => (FrameKind::NativeJson, payload.as_ref()),
-        Body::Oversize(head) => (FrameKind::Oversize, head.as_slice()),
-    };
-    let (topic, payload) = spare.texts(&message.topic, payload);
-    Frame { source: source.clone(), kind, topic, payload, arrival }
-}
-
 /// Gathers messages and hands them to the journal.
 pub(super) struct Intake {
     source: Arc<str>,
@@ -139,6 +129,12 @@ impl Intake {
         }
     }
 
+    /// Frames whose memory waits for messages.
+    #[cfg(test)]
+    pub(super) fn spare_frames(&self) -> usize {
+        self.spare.len()
+    }
+
     /// Whether a batch is held, so that nothing more may be read.
     pub(super) fn is_holding(&self) -> bool {
         self.held.is_some()
@@ -150,6 +146,16 @@ impl Intake {
         self.held = Some(refused);
         Some(cause)
     }
+}
+
+/// What the journal keeps of a message, copied into memory of an earlier one.
+pub(super) fn frame(message: &Message, source: &Arc<str>, arrival: Timestamp, spare: &mut Spare) -> Frame {
+    let (kind, payload) = match &message.body {
+        Body::Whole(payload) => (FrameKind::NativeJson, payload.as_ref()),
+        Body::Oversize(head) => (FrameKind::Oversize, head.as_slice()),
+    };
+    let (topic, payload) = spare.texts(&message.topic, payload);
+    Frame { source: source.clone(), kind, topic, payload, arrival }
 }
 
 #[cfg(test)]

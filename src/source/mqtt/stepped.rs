@@ -33,7 +33,7 @@ impl<S: Read + Write> SteppedSource<S> {
     /// One round. Returns whether there is a connection after it.
     pub(crate) fn round(&mut self, now: Instant) -> bool {
         let Some(link) = &mut self.link else {
-            self.driver.retry_held(now);
+            self.driver.turn_without_link(now);
             return false;
         };
         if self.driver.turn(link, now).is_err() {
