@@ -8,6 +8,8 @@
 #   benches/city.sh --sites 1000 --rate 100 --for 60s --qos 0
 #
 #   --sites N  --rate MSG/S|max  --for SECONDSs  --qos 0|1  --connections N  --late SHARE  --repeat SHARE  --grace SECONDSs
+#   --connections is 16, or 1 where the rate is max: of several that send as fast as they may mosquitto reads a packet each
+#   before it reads one more acknowledgement of the subscriber's, which pile up by the million
 #   --inflight N (the broker's max_inflight_messages)  --drain SECONDSs (for what came to be stored, 120)
 #   --store (a VictoriaMetrics that takes the rows of every minute, not compressed)  --keep (leaves the folder)  --perf (samples the collector)
 #
@@ -17,8 +19,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-sites=75000 rate=7500 span=60 qos=1 connections=16 late=0 repeat=0 grace=5s inflight=5000 drain=120 keep= perf= with_store=
-usage() { sed -n '2,17s/^# \{0,1\}//p' "$0"; exit "${1:-2}"; }
+sites=75000 rate=7500 span=60 qos=1 connections= late=0 repeat=0 grace=5s inflight=5000 drain=120 keep= perf= with_store=
+usage() { sed -n '2,19s/^# \{0,1\}//p' "$0"; exit "${1:-2}"; }
 while (($#)); do
   case $1 in
     --sites) sites=$2; shift ;;
@@ -39,6 +41,7 @@ while (($#)); do
   esac
   shift
 done
+if [ -z "$connections" ]; then [ "$rate" = max ] && connections=1 || connections=16; fi
 [[ $sites =~ ^[0-9]+$ && $span =~ ^[0-9]+$ && $qos =~ ^[01]$ && $connections =~ ^[1-9][0-9]*$ ]] || usage
 
 bin=$(realpath "${SITEPULSE_BIN:-target/release/sitepulse}")
