@@ -96,6 +96,7 @@ pub(super) struct Influx {
     pub(super) token_file: Option<Text>,
     pub(super) create_bucket: Option<Flag>,
     pub(super) windows: Option<List>,
+    pub(super) fields: Option<List>,
     pub(super) batch_lines_max: Option<Integer>,
     pub(super) compress: Option<Flag>,
     pub(super) timeout: Option<Text>,

@@ -1,7 +1,9 @@
 //! The tables of what goes out: `[[influx]]`, `[city_brain]` and `[api]`.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::str::FromStr;
 use std::time::Duration;
 
 use super::raw;
@@ -11,6 +13,7 @@ use crate::document::List;
 use crate::inventory::check_name;
 use crate::model::Window;
 use crate::problem::Problem;
+use crate::sink::influx::{Field, Fields};
 use crate::{api, sink};
 
 /// Name of the city brain among the sinks.
@@ -49,7 +52,9 @@ fn store(table: raw::Influx, section: &mut Section<'_>, names: &mut BTreeSet<Str
     let bucket = section.required("bucket", table.bucket, "the bucket to write to");
     let secret = SecretKeys { name: "token", variable: table.token_env, file: table.token_file };
     let token = token(secret, section).unwrap_or_default();
-    let windows = windows(table.windows, section);
+    let windows = labels("windows", table.windows, section)
+        .unwrap_or_else(|| BTreeSet::from([Window::Minute1, Window::Minute15, Window::Hour1, Window::Day1]));
+    let fields = fields(table.fields, section);
     let batch_lines_max = section.whole("batch_lines_max", table.batch_lines_max, 5_000_u32, 1..=100_000);
     let compress = table.compress.is_none_or(|flag| flag.0);
     let encoding = if compress { sink::influx::Encoding::Gzip } else { sink::influx::Encoding::Plain };
@@ -64,6 +69,7 @@ fn store(table: raw::Influx, section: &mut Section<'_>, names: &mut BTreeSet<Str
         token,
         create_bucket: table.create_bucket.is_some_and(|flag| flag.0),
         windows,
+        fields,
         batch_lines_max: usize::try_from(batch_lines_max).unwrap_or(usize::MAX),
         encoding,
         timeout,
@@ -98,21 +104,31 @@ fn token(keys: SecretKeys, section: &mut Section<'_>) -> Option<String> {
     None
 }
 
-fn windows(value: Option<List>, section: &mut Section<'_>) -> BTreeSet<Window> {
-    let Some(List(labels)) = value else {
-        return BTreeSet::from([Window::Minute1, Window::Minute15, Window::Hour1, Window::Day1]);
-    };
-    let mut windows = BTreeSet::new();
+/// The aggregates that are sent of each metric: all, unless a list names some.
+fn fields(value: Option<List>, section: &mut Section<'_>) -> Fields {
+    if matches!(&value, Some(List(labels)) if labels.is_empty()) {
+        section.add("fields", "names no field; give some, or `windows = []` to send indicators only");
+    }
+    labels::<Field>("fields", value, section).map_or(Fields::ALL, |fields| Fields::from(&fields))
+}
+
+/// A list of labels, none of which may stand twice; `None` where there is no list.
+fn labels<T>(key: &str, value: Option<List>, section: &mut Section<'_>) -> Option<BTreeSet<T>>
+where
+    T: FromStr<Err: Display> + Ord,
+{
+    let List(labels) = value?;
+    let mut read = BTreeSet::new();
     for (index, label) in labels.iter().enumerate() {
-        let key = format!("windows[{index}]");
-        let read = label.parse::<Window>().map_err(|error| error.to_string());
-        if let Some(window) = section.ok(&key, read)
-            && !windows.insert(window)
+        let key = format!("{key}[{index}]");
+        let one = label.parse::<T>().map_err(|error| error.to_string());
+        if let Some(one) = section.ok(&key, one)
+            && !read.insert(one)
         {
             section.add(&key, format!("`{label}` stands twice"));
         }
     }
-    windows
+    Some(read)
 }
 
 /// Checks `[city_brain]`.

@@ -1,9 +1,10 @@
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
 use super::*;
 use crate::pipeline::Unregistered;
-use crate::sink::influx::Encoding;
+use crate::sink::influx::{Encoding, Field, Fields};
 
 struct Folder(tempfile::TempDir);
 
@@ -77,6 +78,16 @@ fn writes_to_a_store_are_compressed_unless_told_otherwise() {
         let table = format!("[[influx]]\nname = 'i'\nurl = 'http://x'\norg = 'o'\nbucket = 'b'\n{line}\n");
         let config = Folder::with(&table).load(&[]).expect("a configuration");
         assert_eq!(config.influx[0].encoding, encoding, "{line}");
+    }
+}
+
+#[test]
+fn all_fields_go_to_a_store_unless_some_are_named() {
+    let two = Fields::from(&BTreeSet::from([Field::Max, Field::Count]));
+    for (line, fields) in [("", Fields::ALL), ("fields = ['max', 'count']", two)] {
+        let table = format!("[[influx]]\nname = 'i'\nurl = 'http://x'\norg = 'o'\nbucket = 'b'\n{line}\n");
+        let config = Folder::with(&table).load(&[]).expect("a configuration");
+        assert_eq!(config.influx[0].fields, fields, "{line}");
     }
 }
 

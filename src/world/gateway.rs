@@ -205,6 +205,7 @@ impl Ground {
             token: String::new(),
             create_bucket: false,
             windows: BTreeSet::from(FEED_WINDOWS),
+            fields: influx::Fields::ALL,
             batch_lines_max: self.bounds.batch_lines_max,
             encoding: influx::Encoding::Gzip,
             timeout: Duration::from_secs(1),

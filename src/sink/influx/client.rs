@@ -163,6 +163,7 @@ fn words(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sink::influx::Fields;
 
     fn options(url: &str) -> Options {
         Options {
@@ -173,6 +174,7 @@ mod tests {
             token: String::new(),
             create_bucket: false,
             windows: [crate::model::Window::Minute1].into(),
+            fields: Fields::ALL,
             batch_lines_max: 10,
             encoding: Encoding::Gzip,
             timeout: Duration::from_secs(1),

@@ -6,6 +6,7 @@ use std::ops::{ControlFlow, Range};
 use tokio::sync::watch;
 
 use super::client::Body;
+use super::field::Fields;
 use super::line::{self, MetricRow};
 use super::lines::Lines;
 use super::{Context, Encoding, Options};
@@ -21,7 +22,8 @@ pub(super) struct Batch {
     pub lines: Lines,
     /// Place in the feed once they are written.
     pub position: u64,
-    /// Rows that had nothing to send: their readings are older than the retention, or no number.
+    /// Rows that had nothing to send: their readings are older than the retention, or no number, or have none of the
+    /// fields that are sent.
     pub empty: u64,
     /// Entries of the feed behind `position`.
     pub behind: u64,
@@ -94,7 +96,7 @@ fn rollups(
         wanted += u64::from(groups.entry((change.window, change.start)).or_default().insert(change.device));
     }
     let inventory = context.inventory();
-    let mut view = View { reader, inventory: &inventory, context, now: context.clock.now(), lines: &mut batch.lines };
+    let mut view = View { reader, inventory: &inventory, context, now: context.clock.now(), fields: options.fields, lines: &mut batch.lines };
     for (window, devices) in groups {
         if *stop.borrow() {
             return Ok(None);
@@ -111,6 +113,7 @@ struct View<'a> {
     inventory: &'a Inventory,
     context: &'a Context,
     now: Timestamp,
+    fields: Fields,
     lines: &'a mut Lines,
 }
 
@@ -131,24 +134,29 @@ impl View<'_> {
         let mut rows: Vec<SeriesRow> = Vec::new();
         self.reader.visit_series(&query, &mut |row| {
             if rows.last().is_some_and(|last| last.device != row.device) {
-                self.lines.push(|text| device_line(text, self.inventory, &rows));
+                self.lines.push(|text| device_line(text, self.inventory, &rows, self.fields));
                 rows.clear();
             }
             rows.push(row);
             ControlFlow::Continue(())
         })?;
-        self.lines.push(|text| device_line(text, self.inventory, &rows));
+        self.lines.push(|text| device_line(text, self.inventory, &rows, self.fields));
         Ok(())
     }
 }
 
 /// Writes the line of one device's window.
-pub(super) fn device_line(text: &mut String, inventory: &Inventory, rows: &[SeriesRow]) -> Option<()> {
+pub(super) fn device_line(
+    text: &mut String,
+    inventory: &Inventory,
+    rows: &[SeriesRow],
+    fields: Fields,
+) -> Option<()> {
     let first = rows.first()?;
     let device = inventory.device(first.device)?;
     let metrics = rows.iter().filter_map(|row| {
         let name = inventory.metrics.name(row.metric)?;
         Some(MetricRow::new(device, name, &row.combined))
     });
-    line::rollup(text, (inventory.site_of(device), device), (first.window, first.start), metrics)
+    line::rollup(text, (inventory.site_of(device), device), (first.window, first.start), metrics, fields)
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::field::Fields;
 use super::line::{MetricRow, rollup};
 use crate::inventory::{Connection, Device, Profile, Site};
 use crate::model::{DeviceId, Timestamp, Window};
@@ -49,7 +50,7 @@ pub(crate) fn line(row: &Row<'_>) -> Option<String> {
     let metrics =
         row.metrics.iter().zip(&combined).map(|((name, _), combined)| MetricRow::new(&device, name, combined));
     let mut text = String::new();
-    rollup(&mut text, (&site, &device), (Window::Minute1, START), metrics).map(|()| text)
+    rollup(&mut text, (&site, &device), (Window::Minute1, START), metrics, Fields::ALL).map(|()| text)
 }
 
 fn combined(value: f64) -> Combined {

@@ -1,11 +1,12 @@
 //! Rows as InfluxDB line protocol. Pure.
 //!
-//! One line per device and window: the measurement is the kind of the site, the tags say whose row it is, every
-//! aggregate of every metric is a field. Numbers are always floats, so that a field never changes its type. The same
+//! One line per device and window: the measurement is the kind of the site, the tags say whose row it is, each
+//! aggregate of each metric that the sink sends is a field. Numbers are always floats, so that a field never changes its type. The same
 //! row always has the same tags and the same timestamp, so that an amended row overwrites the one before it.
 
 use std::fmt::Write as _;
 
+use super::field::{Field, Fields};
 use crate::indicator::Description;
 use crate::inventory::{Device, MetricDef, Site};
 use crate::model::{MetricKind, Timestamp, Window, WindowStart};
@@ -42,6 +43,7 @@ pub(super) fn rollup<'a>(
     (site, device): (&Site, &Device),
     (window, start): (Window, WindowStart),
     metrics: impl IntoIterator<Item = MetricRow<'a>>,
+    fields: Fields,
 ) -> Option<()> {
     let mut line = Line::new(out, if site.kind.is_empty() { KIND_UNKNOWN } else { &site.kind });
     line.tag("area", &site.area);
@@ -50,44 +52,48 @@ pub(super) fn rollup<'a>(
     line.tag("site", &site.id);
     line.tag("window", window.label());
     for metric in metrics {
-        metric_fields(&mut line, &metric);
+        metric_fields(&mut line, &metric, fields);
     }
     line.finish(start)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "no window holds 2^53 readings")]
-fn metric_fields(line: &mut Line<'_>, metric: &MetricRow<'_>) {
+fn metric_fields(line: &mut Line<'_>, metric: &MetricRow<'_>, fields: Fields) {
     let aggregate = &metric.combined.aggregate;
-    let mut field = |suffix: &str, value: f64| line.field(&[metric.name, suffix], value);
+    let mut add = |field: Field, value: f64| {
+        if fields.has(field) {
+            line.field(&[metric.name, field.suffix()], value);
+        }
+    };
     match metric.kind {
         // With sum and count beside it, a mean over any group of rows can be had exactly.
         MetricKind::Gauge => {
-            field("_mean", aggregate.mean());
-            field("_min", aggregate.min);
-            field("_max", aggregate.max);
-            field("_sum", aggregate.sum.value());
-            field("_last", aggregate.last.value);
+            add(Field::Mean, aggregate.mean());
+            add(Field::Min, aggregate.min);
+            add(Field::Max, aggregate.max);
+            add(Field::Sum, aggregate.sum.value());
+            add(Field::Last, aggregate.last.value);
         }
         MetricKind::Counter => {
-            field("_last", aggregate.last.value);
+            add(Field::Last, aggregate.last.value);
             if let Some(increase) = metric.combined.increase {
-                field("_increase", increase);
+                add(Field::Increase, increase);
             }
         }
         MetricKind::Delta => {
-            field("_sum", aggregate.sum.value());
-            field("_mean", aggregate.mean());
+            add(Field::Sum, aggregate.sum.value());
+            add(Field::Mean, aggregate.mean());
         }
         MetricKind::State => {
-            field("_mean", aggregate.mean());
-            field("_min", aggregate.min);
-            field("_max", aggregate.max);
-            field("_last", aggregate.last.value);
+            add(Field::Mean, aggregate.mean());
+            add(Field::Min, aggregate.min);
+            add(Field::Max, aggregate.max);
+            add(Field::Last, aggregate.last.value);
         }
     }
-    field("_count", aggregate.count as f64);
+    add(Field::Count, aggregate.count as f64);
     if let Some(completeness) = metric.combined.completeness() {
-        field("_completeness", completeness);
+        add(Field::Completeness, completeness);
     }
 }
 

@@ -11,6 +11,7 @@
 pub mod bench;
 mod client;
 mod feed;
+mod field;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzz;
 mod line;
@@ -34,6 +35,7 @@ use tracing::{error, info, warn};
 
 use self::client::{Body, Client, FarSide};
 use self::feed::{Batch, Prepared};
+pub use self::field::{Field, Fields, UnknownField};
 use self::policy::{Answer, Delivery, Next, Refusal, Trouble};
 use super::desk::Desk;
 use super::{Context, stopped};
@@ -75,6 +77,8 @@ pub struct Options {
     pub create_bucket: bool,
     /// Windows whose roll-ups are sent.
     pub windows: BTreeSet<Window>,
+    /// Aggregates of each metric that are sent.
+    pub fields: Fields,
     /// Lines of one write at the most.
     pub batch_lines_max: usize,
     /// How writes are sent.

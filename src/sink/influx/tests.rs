@@ -15,7 +15,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 
 use super::stepped::{self, SteppedSink};
-use super::{Encoding, IDLE, Options, run};
+use super::{Encoding, Field, Fields, IDLE, Options, run};
 use crate::health::{Health, Part, PartKind, PartSnapshot, State};
 use crate::model::Window;
 use crate::sink::Context;
@@ -143,6 +143,7 @@ fn options(url: &str) -> Options {
         token: "secret".to_owned(),
         create_bucket: false,
         windows: [Window::Minute1].into(),
+        fields: Fields::ALL,
         batch_lines_max: 100,
         encoding: Encoding::Gzip,
         timeout: Duration::from_millis(500),
@@ -246,6 +247,30 @@ async fn windows_of_other_sinks_are_passed_over() {
     let kept = store.kept();
     assert_eq!(kept.len(), 1);
     assert!(kept[0].contains(",window=5m ") && kept[0].contains("pwr_w_completeness=0.2"), "{}", kept[0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fields_that_are_not_wanted_are_not_sent_and_rows_without_any_are_counted() {
+    // A counter has no sum, and that of a gauge may be beyond any number.
+    for (wanted, value, expected) in [
+        (vec![Field::Max, Field::Count], 2.0, Some("energy_kwh_count=2,pwr_w_max=2,pwr_w_count=2")),
+        (vec![Field::Sum], 2.0, Some("pwr_w_sum=4")),
+        (vec![Field::Sum], f64::MAX, None),
+    ] {
+        let mut city = City::new(1);
+        city.hear(0, at(0), value);
+        city.hear(0, at(30_000), value);
+        city.flush(at(MINUTE));
+        let (store, url) = Store::start(|_, _| ok()).await;
+        let fields = Fields::from(&BTreeSet::from_iter(wanted));
+        let sink = Running::start(&city, Options { fields, ..options(&url) });
+        caught_up(&city, Feed::Rollup).await;
+        let health = sink.stop().await;
+        let kept = store.kept();
+        let sent: Vec<&str> = kept.iter().filter_map(|line| line.split(' ').nth(1)).collect();
+        assert_eq!(sent, Vec::from_iter(expected));
+        assert_eq!(health.counters["lines_empty"], u64::from(expected.is_none()));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
