@@ -11,7 +11,8 @@
 #   --connections is 16, or 1 where the rate is max: of several that send as fast as they may mosquitto reads a packet each
 #   before it reads one more acknowledgement of the subscriber's, which pile up by the million
 #   --inflight N (the broker's max_inflight_messages)  --drain SECONDSs (for what came to be stored, 120)
-#   --store (a VictoriaMetrics that takes the rows of every minute, not compressed)  --keep (leaves the folder)  --perf (samples the collector)
+#   --store (a VictoriaMetrics that takes the rows of every minute, not compressed)  --fields mean,max,count (of each metric only these; all)
+#   --keep (leaves the folder)  --perf (samples the collector)
 #
 # SITEPULSE_BIN is the binary (default: target/release/sitepulse), SITEPULSE_COLLECTOR another one for the collector alone,
 # such as a build without `demo`. Needs mosquitto and curl, no root. CPU times are those of /proc, so they hold on a machine
@@ -19,8 +20,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-sites=75000 rate=7500 span=60 qos=1 connections= late=0 repeat=0 grace=5s inflight=5000 drain=120 keep= perf= with_store=
-usage() { sed -n '2,19s/^# \{0,1\}//p' "$0"; exit "${1:-2}"; }
+sites=75000 rate=7500 span=60 qos=1 connections= late=0 repeat=0 grace=5s inflight=5000 drain=120 keep= perf= with_store= fields=
+usage() { sed -n '2,20s/^# \{0,1\}//p' "$0"; exit "${1:-2}"; }
 while (($#)); do
   case $1 in
     --sites) sites=$2; shift ;;
@@ -35,6 +36,7 @@ while (($#)); do
     --drain) drain=${2%s}; shift ;;
     --keep) keep=1 ;;
     --store) with_store=1 ;;
+    --fields) fields=$2; shift ;;
     --perf) perf=1 ;;
     -h | --help) usage 0 ;;
     *) printf 'no option %s\n' "$1" >&2; usage ;;
@@ -42,6 +44,7 @@ while (($#)); do
   shift
 done
 if [ -z "$connections" ]; then [ "$rate" = max ] && connections=1 || connections=16; fi
+[ -z "$fields" ] || [[ -n $with_store && $fields =~ ^[a-z]+(,[a-z]+)*$ ]] || usage
 [[ $sites =~ ^[0-9]+$ && $span =~ ^[0-9]+$ && $qos =~ ^[01]$ && $connections =~ ^[1-9][0-9]*$ ]] || usage
 
 bin=$(realpath "${SITEPULSE_BIN:-target/release/sitepulse}")
@@ -79,6 +82,7 @@ if [ -n "$with_store" ]; then
   wait_until "the store" 20 curl -sf -o /dev/null "http://127.0.0.1:$far/health"
   printf '\n[[influx]]\nname = "city"\nurl = "http://127.0.0.1:%s"\norg = "city"\nbucket = "city"\nwindows = ["1m"]\ncompress = false\n' "$far" \
     >>"$folder/city/sitepulse.toml"
+  if [ -n "$fields" ]; then echo "fields = [\"${fields//,/\", \"}\"]" >>"$folder/city/sitepulse.toml"; fi
 fi
 SITEPULSE__ROLLUP__GRACE=$grace "$collector_bin" run --config "$folder/city" >"$folder/collector.log" 2>&1 &
 collector=$!; started+=("$collector")

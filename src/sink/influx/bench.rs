@@ -1,6 +1,5 @@
 //! Bodies of the InfluxDB sink for benchmarks.
 
-use super::Encoding;
 use super::client::Body;
 use super::feed::device_line;
 use super::field::Fields;
@@ -14,5 +13,5 @@ pub fn line(text: &mut String, inventory: &Inventory, rows: &[SeriesRow]) -> Opt
 
 /// Size of the compressed body of these lines, each with its newline.
 pub fn compress(lines: &str) -> usize {
-    Body::of(lines, Encoding::Gzip).bytes().len()
+    Body::compressed(lines).bytes().len()
 }

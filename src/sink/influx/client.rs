@@ -5,6 +5,7 @@
 //! else than writes unless a bucket is to be made, so that stores that only have the write path (VictoriaMetrics) do.
 
 use std::io::Write as _;
+use std::ops::Range;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use influxdb2::models::PostBucketRequest;
 use influxdb2::{Client as Influx, ClientBuilder, RequestError};
 use reqwest::header::{CONTENT_ENCODING, HeaderMap, HeaderValue};
 
+use super::lines::Lines;
 use super::policy::Answer;
 use super::{Encoding, Options};
 use crate::problem::with_causes;
@@ -66,17 +68,20 @@ pub(super) struct Client {
 pub(super) struct Body(Bytes);
 
 impl Body {
-    /// The lines in that encoding.
-    pub(super) fn of(lines: &str, encoding: Encoding) -> Self {
+    /// Some lines in that encoding.
+    pub(super) fn of(lines: &Lines, part: Range<usize>, encoding: Encoding) -> Self {
         match encoding {
-            Encoding::Plain => Self(Bytes::copy_from_slice(lines.as_bytes())),
-            Encoding::Gzip => {
-                let room = Vec::with_capacity(lines.len() / GZIP_RATIO);
-                let mut encoder = GzEncoder::new(room, Compression::fast());
-                encoder.write_all(lines.as_bytes()).expect("invariant: writing to memory does not fail");
-                Self(encoder.finish().expect("invariant: writing to memory does not fail").into())
-            }
+            Encoding::Plain => Self(lines.bytes(part)),
+            Encoding::Gzip => Self::compressed(lines.text(part)),
         }
+    }
+
+    /// A text, compressed.
+    pub(super) fn compressed(text: &str) -> Self {
+        let room = Vec::with_capacity(text.len() / GZIP_RATIO);
+        let mut encoder = GzEncoder::new(room, Compression::fast());
+        encoder.write_all(text.as_bytes()).expect("invariant: writing to memory does not fail");
+        Self(encoder.finish().expect("invariant: writing to memory does not fail").into())
     }
 
     /// The bytes on the wire.

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::client::Body;
 use super::field::Fields;
 use super::line::{self, MetricRow};
-use super::lines::Lines;
+use super::lines::{Lines, Spare};
 use super::{Context, Encoding, Options};
 use crate::inventory::Inventory;
 use crate::model::{DeviceId, Timestamp, Window, WindowStart};
@@ -41,7 +41,7 @@ impl Prepared {
     /// Makes the body of what is sent first of a batch, `lines_max` lines at the most.
     pub(super) fn new(batch: Batch, lines_max: usize, encoding: Encoding) -> Self {
         let first = 0..batch.lines.len().min(lines_max.max(1));
-        let body = (!first.is_empty()).then(|| (first.clone(), Body::of(batch.lines.text(first), encoding)));
+        let body = (!first.is_empty()).then(|| (first.clone(), Body::of(&batch.lines, first, encoding)));
         Self { batch, body }
     }
 }
@@ -56,20 +56,27 @@ pub(super) fn next(
     options: &Options,
     context: &Context,
     stop: &watch::Receiver<bool>,
+    spare: &Spare,
 ) -> Result<Option<Batch>, Error> {
     let batch = match feed {
-        Feed::Rollup => rollups(reader, after, options, context, stop)?,
-        Feed::Indicator => indicators(reader, after, options, context)?,
+        Feed::Rollup => rollups(reader, after, options, context, stop, spare)?,
+        Feed::Indicator => indicators(reader, after, options, context, spare)?,
     };
     let Some(mut batch) = batch else { return Ok(None) };
     batch.behind = reader.feed_end(feed)?.saturating_sub(batch.position);
     Ok(Some(batch))
 }
 
-fn indicators(reader: &Reader, after: u64, options: &Options, context: &Context) -> Result<Option<Batch>, Error> {
+fn indicators(
+    reader: &Reader,
+    after: u64,
+    options: &Options,
+    context: &Context,
+    spare: &Spare,
+) -> Result<Option<Batch>, Error> {
     let rows = reader.indicators_after(after, options.batch_lines_max)?;
     let Some(last) = rows.last() else { return Ok(None) };
-    let mut batch = Batch { position: last.seq, ..Batch::default() };
+    let mut batch = Batch { lines: spare.take(), position: last.seq, ..Batch::default() };
     for row in &rows {
         let description = describe(&context.descriptions, &row.id);
         if batch.lines.push(|text| line::indicator(text, row, description)).is_none() {
@@ -85,10 +92,11 @@ fn rollups(
     options: &Options,
     context: &Context,
     stop: &watch::Receiver<bool>,
+    spare: &Spare,
 ) -> Result<Option<Batch>, Error> {
     let changes = reader.changes(after, options.batch_lines_max)?;
     let Some(last) = changes.last() else { return Ok(None) };
-    let mut batch = Batch { position: last.seq, ..Batch::default() };
+    let mut batch = Batch { lines: spare.take(), position: last.seq, ..Batch::default() };
     let mut groups: BTreeMap<(Window, WindowStart), BTreeSet<DeviceId>> = BTreeMap::new();
     let mut wanted = 0;
     // The feed carries the windows of all sinks.
@@ -96,7 +104,14 @@ fn rollups(
         wanted += u64::from(groups.entry((change.window, change.start)).or_default().insert(change.device));
     }
     let inventory = context.inventory();
-    let mut view = View { reader, inventory: &inventory, context, now: context.clock.now(), fields: options.fields, lines: &mut batch.lines };
+    let mut view = View {
+        reader,
+        inventory: &inventory,
+        context,
+        now: context.clock.now(),
+        fields: options.fields,
+        lines: &mut batch.lines,
+    };
     for (window, devices) in groups {
         if *stop.borrow() {
             return Ok(None);
@@ -146,12 +161,7 @@ impl View<'_> {
 }
 
 /// Writes the line of one device's window.
-pub(super) fn device_line(
-    text: &mut String,
-    inventory: &Inventory,
-    rows: &[SeriesRow],
-    fields: Fields,
-) -> Option<()> {
+pub(super) fn device_line(text: &mut String, inventory: &Inventory, rows: &[SeriesRow], fields: Fields) -> Option<()> {
     let first = rows.first()?;
     let device = inventory.device(first.device)?;
     let metrics = rows.iter().filter_map(|row| {

@@ -31,16 +31,8 @@ pub struct UnknownField(String);
 
 impl Field {
     /// All of them.
-    pub const ALL: [Self; 8] = [
-        Self::Mean,
-        Self::Min,
-        Self::Max,
-        Self::Sum,
-        Self::Last,
-        Self::Increase,
-        Self::Count,
-        Self::Completeness,
-    ];
+    pub const ALL: [Self; 8] =
+        [Self::Mean, Self::Min, Self::Max, Self::Sum, Self::Last, Self::Increase, Self::Count, Self::Completeness];
 
     /// Its name in configuration.
     #[must_use]

@@ -1,11 +1,15 @@
-//! The lines of a batch, one after the other in one piece of memory. Pure.
+//! The lines of a batch, one after the other in one piece of memory, which a body can share and the next batch is written
+//! into: pieces of several MiB that come and go leave the heap in pieces of their own.
 
 use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
 
 /// Lines, each with the newline that ends it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Lines {
-    text: String,
+    text: Arc<String>,
     /// Where each line ends, behind its newline.
     ends: Vec<usize>,
 }
@@ -32,16 +36,32 @@ impl Lines {
         &self.text[self.start(lines.start)..self.start(lines.end)]
     }
 
-    /// Adds what `write` writes as a line, unless it says that there is none.
+    /// The same as bytes, which are shared and not copied.
+    pub(super) fn bytes(&self, lines: Range<usize>) -> Bytes {
+        Bytes::from_owner(Text(self.text.clone())).slice(self.start(lines.start)..self.start(lines.end))
+    }
+
+    /// Adds what `write` writes as a line, unless it says that there is none. A text that is shared is copied first.
     pub(super) fn push(&mut self, write: impl FnOnce(&mut String) -> Option<()>) -> Option<()> {
         let begun = self.start(self.len());
-        if write(&mut self.text).is_none() {
-            self.text.truncate(begun);
+        let text = Arc::make_mut(&mut self.text);
+        if write(text).is_none() {
+            text.truncate(begun);
             return None;
         }
-        self.text.push('\n');
-        self.ends.push(self.text.len());
+        text.push('\n');
+        self.ends.push(text.len());
         Some(())
+    }
+
+    /// Its memory without a line; new memory where somebody still has the text.
+    fn emptied(mut self) -> Self {
+        self.ends.clear();
+        match Arc::get_mut(&mut self.text) {
+            Some(text) => text.clear(),
+            None => self.text = Arc::default(),
+        }
+        self
     }
 
     fn start(&self, number: usize) -> usize {
@@ -49,7 +69,36 @@ impl Lines {
     }
 }
 
-#[cfg(any(test, feature = "bench"))]
+/// A text that bytes keep alive.
+struct Text(Arc<String>);
+
+impl AsRef<[u8]> for Text {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_bytes()
+    }
+}
+
+/// Memory of batches that are done, for the next ones: as many pieces as there were batches at a time.
+#[derive(Clone, Default)]
+pub(super) struct Spare(Arc<Mutex<Vec<Lines>>>);
+
+impl Spare {
+    /// Lines without a line, in memory of earlier ones where there is some.
+    pub(super) fn take(&self) -> Lines {
+        self.pieces().pop().unwrap_or_default()
+    }
+
+    /// Gives the memory of a batch back.
+    pub(super) fn give(&self, lines: Lines) {
+        self.pieces().push(lines.emptied());
+    }
+
+    fn pieces(&self) -> std::sync::MutexGuard<'_, Vec<Lines>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
 impl<T: AsRef<str>> FromIterator<T> for Lines {
     fn from_iter<I: IntoIterator<Item = T>>(lines: I) -> Self {
         let mut all = Self::default();
@@ -82,5 +131,36 @@ mod tests {
         });
         assert_eq!(lines.get(3), Some("four"));
         assert_eq!([lines.text(0..3), lines.text(1..3), lines.text(2..2)], ["one\n\nthree\n", "\nthree\n", ""]);
+    }
+
+    #[test]
+    fn a_body_has_the_text_itself_and_keeps_it_while_the_next_batch_is_written() {
+        let spare = Spare::default();
+        let lines: Lines = ["one", "two", "three"].into_iter().collect();
+        let (body, text) = (lines.bytes(1..3), lines.text(1..3).as_ptr());
+        assert_eq!((&body[..], body.as_ptr()), (&b"two\nthree\n"[..], text));
+        spare.give(lines);
+        let mut next = spare.take();
+        next.push(|text| {
+            text.push_str("four");
+            Some(())
+        });
+        assert_eq!((&body[..], next.text(0..1)), (&b"two\nthree\n"[..], "four\n"));
+    }
+
+    #[test]
+    fn the_memory_of_a_batch_that_is_done_is_that_of_the_next_one() {
+        let spare = Spare::default();
+        let lines: Lines = ["one", "two"].into_iter().collect();
+        let memory = lines.text(0..1).as_ptr();
+        drop(lines.bytes(0..2));
+        spare.give(lines);
+        let mut next = spare.take();
+        assert!(next.is_empty() && spare.take().text(0..0).as_ptr() != memory);
+        next.push(|text| {
+            text.push_str("six");
+            Some(())
+        });
+        assert_eq!((next.text(0..1), next.text(0..1).as_ptr()), ("six\n", memory));
     }
 }

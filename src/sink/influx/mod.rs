@@ -36,6 +36,7 @@ use tracing::{error, info, warn};
 use self::client::{Body, Client, FarSide};
 use self::feed::{Batch, Prepared};
 pub use self::field::{Field, Fields, UnknownField};
+use self::lines::Spare;
 use self::policy::{Answer, Delivery, Next, Refusal, Trouble};
 use super::desk::Desk;
 use super::{Context, stopped};
@@ -162,6 +163,8 @@ struct Sink<F> {
     /// The next batch of each feed, on its way from our store. It begins where the batch before it ends, and is let go of
     /// where that is not settled at once.
     ahead: [Option<Pin<Box<dyn Future<Output = Read> + Send>>>; 2],
+    /// Memory of batches that are done.
+    spare: Spare,
     /// Says when the pipeline has written rows.
     flushes: watch::Receiver<()>,
     /// Whether making the bucket was tried since the last write that went well.
@@ -181,6 +184,7 @@ impl<F: FarSide + 'static> Sink<F> {
             lines_max: options.batch_lines_max,
             positions: [None, None],
             ahead: [None, None],
+            spare: Spare::default(),
             flushes: context.flushes.clone(),
             bucket_tried: false,
             operator_told: false,
@@ -223,17 +227,18 @@ impl<F: FarSide + 'static> Sink<F> {
         if let Outcome::Delivered(refused) = outcome {
             self.settle(feed, &batch, refused).await?;
         }
+        self.spare.give(batch.lines);
         Ok(Some(batch.behind))
     }
 
     /// Begins to read the next batch after a place of a feed, or after the saved one.
     fn read(&self, feed: Feed, after: Option<u64>) -> impl Future<Output = Read> + Send + use<F> {
         let (shared, stop, lines_max) = (self.shared.clone(), self.stop.clone(), self.lines_max);
-        let batches_read = self.counters.batches_read.clone();
+        let (batches_read, spare) = (self.counters.batches_read.clone(), self.spare.clone());
         self.desk.with(move |reader, writer| {
             let (options, context) = &*shared;
             let after = after.map_or_else(|| writer.position(&options.name, feed), Ok)?;
-            let batch = feed::next(reader, (feed, after), options, context, &stop)?;
+            let batch = feed::next(reader, (feed, after), options, context, &stop, &spare)?;
             batches_read.add(u64::from(batch.is_some()));
             Ok((after, batch.map(|batch| Prepared::new(batch, lines_max, options.encoding))))
         })
@@ -277,7 +282,7 @@ impl<F: FarSide + 'static> Sink<F> {
             };
             let body = match ready.take() {
                 Some((range, body)) if range == part => body,
-                _ => Body::of(batch.lines.text(part.clone()), self.shared.0.encoding),
+                _ => Body::of(&batch.lines, part.clone(), self.shared.0.encoding),
             };
             let answer = self.send(&body).await?;
             ready = Some((part, body));
