@@ -4,6 +4,7 @@
 //! aggregate of each metric that the sink sends is a field. Numbers are always floats, so that a field never changes its type. The same
 //! row always has the same tags and the same timestamp, so that an amended row overwrites the one before it.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use super::field::{Field, Fields};
@@ -60,9 +61,10 @@ pub(super) fn rollup<'a>(
 #[expect(clippy::cast_precision_loss, reason = "no window holds 2^53 readings")]
 fn metric_fields(line: &mut Line<'_>, metric: &MetricRow<'_>, fields: Fields) {
     let aggregate = &metric.combined.aggregate;
+    let name = field_key(metric.name);
     let mut add = |field: Field, value: f64| {
         if fields.has(field) {
-            line.field(&[metric.name, field.suffix()], value);
+            line.field((&name, field.suffix()), value);
         }
     };
     match metric.kind {
@@ -119,7 +121,7 @@ pub(super) fn indicator(out: &mut String, row: &IndicatorRow, description: Optio
     ];
     for (name, value) in fields {
         if let Some(value) = value {
-            line.field(&[name], value);
+            line.field((name, ""), value);
         }
     }
     line.finish(row.start)
@@ -150,20 +152,14 @@ impl<'a> Line<'a> {
         escape(self.text, value, ",= ");
     }
 
-    /// Adds a field unless its value is no number; `key` comes in parts.
-    fn field(&mut self, key: &[&str], value: f64) {
+    /// Adds a field unless its value is no number. The two parts of its key stand as they are: see [`field_key`].
+    fn field(&mut self, (name, suffix): (&str, &str), value: f64) {
         if !value.is_finite() {
             return;
         }
         self.text.push(if self.fields == 0 { ' ' } else { ',' });
-        for part in key {
-            if part.contains('"') {
-                // Legal, but VictoriaMetrics takes it for the start of a text value, and stores 0.
-                escape(self.text, &part.replace('"', "_"), ",= ");
-            } else {
-                escape(self.text, part, ",= ");
-            }
-        }
+        self.text.push_str(name);
+        self.text.push_str(suffix);
         self.fields += 1;
         self.text.push('=');
         number(self.text, value);
@@ -176,6 +172,17 @@ impl<'a> Line<'a> {
         write!(self.text, " {}", at.as_millis()).expect("invariant: writing to a string does not fail");
         Some(())
     }
+}
+
+/// A name as the key of a field, or the beginning of one.
+fn field_key(name: &str) -> Cow<'_, str> {
+    if is_plain(name) {
+        return Cow::Borrowed(name);
+    }
+    let mut key = String::new();
+    // A quote is legal, but VictoriaMetrics takes it for the start of a text value, and stores 0.
+    escape(&mut key, &name.replace('"', "_"), ",= ");
+    Cow::Owned(key)
 }
 
 /// Whether `text` means itself wherever it stands, as nearly every name does.
@@ -281,7 +288,7 @@ mod tests {
         let mut text = String::new();
         let mut line = Line::new(&mut text, measurement);
         line.tag(tag.0, tag.1);
-        line.field(&[field], value);
+        line.field((&field_key(field), ""), value);
         line.finish(Timestamp::from_millis(7)).map(|()| text)
     }
 
