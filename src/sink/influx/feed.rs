@@ -8,7 +8,8 @@ use tokio::sync::watch;
 use super::client::Body;
 use super::field::Fields;
 use super::line::{self, MetricRow};
-use super::lines::{Lines, Spare};
+use super::lines::Lines;
+use super::spare::Spare;
 use super::{Context, Encoding, Options};
 use crate::inventory::Inventory;
 use crate::model::{DeviceId, Timestamp, Window, WindowStart};
@@ -76,7 +77,7 @@ fn indicators(
 ) -> Result<Option<Batch>, Error> {
     let rows = reader.indicators_after(after, options.batch_lines_max)?;
     let Some(last) = rows.last() else { return Ok(None) };
-    let mut batch = Batch { lines: spare.take(), position: last.seq, ..Batch::default() };
+    let mut batch = Batch { lines: spare.lines(), position: last.seq, ..Batch::default() };
     for row in &rows {
         let description = describe(&context.descriptions, &row.id);
         if batch.lines.push(|text| line::indicator(text, row, description)).is_none() {
@@ -96,7 +97,7 @@ fn rollups(
 ) -> Result<Option<Batch>, Error> {
     let changes = reader.changes(after, options.batch_lines_max)?;
     let Some(last) = changes.last() else { return Ok(None) };
-    let mut batch = Batch { lines: spare.take(), position: last.seq, ..Batch::default() };
+    let mut batch = Batch { lines: spare.lines(), position: last.seq, ..Batch::default() };
     let mut groups: BTreeMap<(Window, WindowStart), BTreeSet<DeviceId>> = BTreeMap::new();
     let mut wanted = 0;
     // The feed carries the windows of all sinks.

@@ -63,9 +63,11 @@ impl FromStr for Field {
     }
 }
 
-/// The fields that a sink sends.
+/// The fields that a sink sends, a bit each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Fields(u8);
+
+const _: () = assert!(Field::ALL.len() <= 8, "a bit each");
 
 impl Fields {
     /// All of them.

@@ -1,8 +1,9 @@
 //! Rows as InfluxDB line protocol. Pure.
 //!
 //! One line per device and window: the measurement is the kind of the site, the tags say whose row it is, each
-//! aggregate of each metric that the sink sends is a field. Numbers are always floats, so that a field never changes its type. The same
-//! row always has the same tags and the same timestamp, so that an amended row overwrites the one before it.
+//! aggregate of each metric that the sink sends is a field. Numbers are always floats, so that a field never changes
+//! its type. The same row always has the same tags and the same timestamp, so that an amended row overwrites the one
+//! before it.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -61,10 +62,10 @@ pub(super) fn rollup<'a>(
 #[expect(clippy::cast_precision_loss, reason = "no window holds 2^53 readings")]
 fn metric_fields(line: &mut Line<'_>, metric: &MetricRow<'_>, fields: Fields) {
     let aggregate = &metric.combined.aggregate;
-    let name = field_key(metric.name);
+    let name = FieldKey::of(metric.name);
     let mut add = |field: Field, value: f64| {
         if fields.has(field) {
-            line.field((&name, field.suffix()), value);
+            line.field(&name, field.suffix(), value);
         }
     };
     match metric.kind {
@@ -121,7 +122,7 @@ pub(super) fn indicator(out: &mut String, row: &IndicatorRow, description: Optio
     ];
     for (name, value) in fields {
         if let Some(value) = value {
-            line.field((name, ""), value);
+            line.field(&FieldKey::of(name), "", value);
         }
     }
     line.finish(row.start)
@@ -130,7 +131,7 @@ pub(super) fn indicator(out: &mut String, row: &IndicatorRow, description: Optio
 /// A line while it is written: measurement, then tags, then fields.
 struct Line<'a> {
     text: &'a mut String,
-    fields: usize,
+    fields_written: usize,
 }
 
 impl<'a> Line<'a> {
@@ -139,7 +140,7 @@ impl<'a> Line<'a> {
         let (hash, rest) = measurement.strip_prefix('#').map_or(("", measurement), |rest| ("_", rest));
         text.push_str(hash);
         escape(text, rest, ", ");
-        Self { text, fields: 0 }
+        Self { text, fields_written: 0 }
     }
 
     fn tag(&mut self, key: &str, value: &str) {
@@ -152,21 +153,21 @@ impl<'a> Line<'a> {
         escape(self.text, value, ",= ");
     }
 
-    /// Adds a field unless its value is no number. The two parts of its key stand as they are: see [`field_key`].
-    fn field(&mut self, (name, suffix): (&str, &str), value: f64) {
+    /// Adds a field unless its value is no number; `suffix` needs no escaping.
+    fn field(&mut self, FieldKey(name): &FieldKey<'_>, suffix: &'static str, value: f64) {
         if !value.is_finite() {
             return;
         }
-        self.text.push(if self.fields == 0 { ' ' } else { ',' });
+        self.text.push(if self.fields_written == 0 { ' ' } else { ',' });
         self.text.push_str(name);
         self.text.push_str(suffix);
-        self.fields += 1;
+        self.fields_written += 1;
         self.text.push('=');
         number(self.text, value);
     }
 
     fn finish(self, at: Timestamp) -> Option<()> {
-        if self.fields == 0 {
+        if self.fields_written == 0 {
             return None;
         }
         write!(self.text, " {}", at.as_millis()).expect("invariant: writing to a string does not fail");
@@ -175,14 +176,18 @@ impl<'a> Line<'a> {
 }
 
 /// A name as the key of a field, or the beginning of one.
-fn field_key(name: &str) -> Cow<'_, str> {
-    if is_plain(name) {
-        return Cow::Borrowed(name);
+struct FieldKey<'a>(Cow<'a, str>);
+
+impl<'a> FieldKey<'a> {
+    fn of(name: &'a str) -> Self {
+        if is_plain(name) {
+            return Self(Cow::Borrowed(name));
+        }
+        let mut key = String::new();
+        // A quote is legal, but VictoriaMetrics takes it for the start of a text value, and stores 0.
+        escape(&mut key, &name.replace('"', "_"), ",= ");
+        Self(Cow::Owned(key))
     }
-    let mut key = String::new();
-    // A quote is legal, but VictoriaMetrics takes it for the start of a text value, and stores 0.
-    escape(&mut key, &name.replace('"', "_"), ",= ");
-    Cow::Owned(key)
 }
 
 /// Whether `text` means itself wherever it stands, as nearly every name does.
@@ -282,14 +287,54 @@ fn escape(out: &mut String, text: &str, special: &str) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::rollup::{Aggregate, Point};
 
     fn line(measurement: &str, tag: (&str, &str), field: &str, value: f64) -> Option<String> {
         let mut text = String::new();
         let mut line = Line::new(&mut text, measurement);
         line.tag(tag.0, tag.1);
-        line.field((&field_key(field), ""), value);
+        line.field(&FieldKey::of(field), "", value);
         line.finish(Timestamp::from_millis(7)).map(|()| text)
+    }
+
+    #[test]
+    fn a_kind_has_the_aggregates_that_mean_something_and_each_its_own_value() {
+        let at = |second: i64| Timestamp::from_millis(second * 1_000);
+        let mut aggregate = Aggregate::of(Point { time: at(0), value: 3.0 });
+        aggregate.add(Point { time: at(1), value: 9.0 });
+        aggregate.add(Point { time: at(2), value: 4.5 });
+        let combined = |increase| Combined {
+            aggregate,
+            increase,
+            heard: 3,
+            expected: Some(4),
+            late: 0,
+            amendments: 0,
+            minutes: 1,
+            minutes_in_band: 0,
+        };
+        let written = |kind, increase, fields: Fields| {
+            let mut text = String::new();
+            let combined = combined(increase);
+            metric_fields(&mut Line::new(&mut text, "m"), &MetricRow { name: "x", kind, combined: &combined }, fields);
+            text.replace("m ", "").replace("x_", "")
+        };
+        for (kind, increase, expected) in [
+            (MetricKind::Gauge, None, "mean=5.5,min=3,max=9,sum=16.5,last=4.5,count=3,completeness=0.75"),
+            (MetricKind::Counter, Some(7.0), "last=4.5,increase=7,count=3,completeness=0.75"),
+            (MetricKind::Delta, None, "sum=16.5,mean=5.5,count=3,completeness=0.75"),
+            (MetricKind::State, None, "mean=5.5,min=3,max=9,last=4.5,count=3,completeness=0.75"),
+        ] {
+            assert_eq!(written(kind, increase, Fields::ALL), expected);
+            for field in Field::ALL {
+                let alone = written(kind, increase, Fields::from(&BTreeSet::from([field])));
+                let wanted = expected.split(',').find(|one| one.starts_with(field.label()));
+                assert_eq!(alone, wanted.unwrap_or("m"), "{kind:?}");
+            }
+        }
     }
 
     #[test]

@@ -1,8 +1,7 @@
-//! The lines of a batch, one after the other in one piece of memory, which a body can share and the next batch is written
-//! into: pieces of several MiB that come and go leave the heap in pieces of their own.
+//! The lines of a batch, one after the other in one piece of memory, which a body can share. Pure.
 
 use std::ops::Range;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -54,8 +53,13 @@ impl Lines {
         Some(())
     }
 
+    /// Bytes that the text may have before it asks for memory.
+    pub(super) fn room_bytes(&self) -> usize {
+        self.text.capacity()
+    }
+
     /// Its memory without a line; new memory where somebody still has the text.
-    fn emptied(mut self) -> Self {
+    pub(super) fn emptied(mut self) -> Self {
         self.ends.clear();
         match Arc::get_mut(&mut self.text) {
             Some(text) => text.clear(),
@@ -75,26 +79,6 @@ struct Text(Arc<String>);
 impl AsRef<[u8]> for Text {
     fn as_ref(&self) -> &[u8] {
         self.0.as_bytes()
-    }
-}
-
-/// Memory of batches that are done, for the next ones: as many pieces as there were batches at a time.
-#[derive(Clone, Default)]
-pub(super) struct Spare(Arc<Mutex<Vec<Lines>>>);
-
-impl Spare {
-    /// Lines without a line, in memory of earlier ones where there is some.
-    pub(super) fn take(&self) -> Lines {
-        self.pieces().pop().unwrap_or_default()
-    }
-
-    /// Gives the memory of a batch back.
-    pub(super) fn give(&self, lines: Lines) {
-        self.pieces().push(lines.emptied());
-    }
-
-    fn pieces(&self) -> std::sync::MutexGuard<'_, Vec<Lines>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -134,33 +118,14 @@ mod tests {
     }
 
     #[test]
-    fn a_body_has_the_text_itself_and_keeps_it_while_the_next_batch_is_written() {
-        let spare = Spare::default();
-        let lines: Lines = ["one", "two", "three"].into_iter().collect();
+    fn a_body_has_the_text_itself_and_what_is_written_later_does_not_reach_it() {
+        let mut lines: Lines = ["one", "two", "three"].into_iter().collect();
         let (body, text) = (lines.bytes(1..3), lines.text(1..3).as_ptr());
         assert_eq!((&body[..], body.as_ptr()), (&b"two\nthree\n"[..], text));
-        spare.give(lines);
-        let mut next = spare.take();
-        next.push(|text| {
-            text.push_str("four");
+        lines.push(|text| {
+            text.replace_range(.., "six");
             Some(())
         });
-        assert_eq!((&body[..], next.text(0..1)), (&b"two\nthree\n"[..], "four\n"));
-    }
-
-    #[test]
-    fn the_memory_of_a_batch_that_is_done_is_that_of_the_next_one() {
-        let spare = Spare::default();
-        let lines: Lines = ["one", "two"].into_iter().collect();
-        let memory = lines.text(0..1).as_ptr();
-        drop(lines.bytes(0..2));
-        spare.give(lines);
-        let mut next = spare.take();
-        assert!(next.is_empty() && spare.take().text(0..0).as_ptr() != memory);
-        next.push(|text| {
-            text.push_str("six");
-            Some(())
-        });
-        assert_eq!((next.text(0..1), next.text(0..1).as_ptr()), ("six\n", memory));
+        assert_eq!(&body[..], b"two\nthree\n");
     }
 }

@@ -17,6 +17,7 @@ pub(crate) mod fuzz;
 mod line;
 mod lines;
 mod policy;
+mod spare;
 #[cfg(test)]
 pub(crate) mod stepped;
 #[cfg(test)]
@@ -36,8 +37,8 @@ use tracing::{error, info, warn};
 use self::client::{Body, Client, FarSide};
 use self::feed::{Batch, Prepared};
 pub use self::field::{Field, Fields, UnknownField};
-use self::lines::Spare;
 use self::policy::{Answer, Delivery, Next, Refusal, Trouble};
+use self::spare::Spare;
 use super::desk::Desk;
 use super::{Context, stopped};
 use crate::backoff::Backoff;
@@ -227,7 +228,7 @@ impl<F: FarSide + 'static> Sink<F> {
         if let Outcome::Delivered(refused) = outcome {
             self.settle(feed, &batch, refused).await?;
         }
-        self.spare.give(batch.lines);
+        self.spare.add(batch.lines);
         Ok(Some(batch.behind))
     }
 

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::client::{Body, FarSide};
 use super::policy::Answer;
-use super::{Options, Sink, index};
+use super::{Encoding, Options, Sink, index};
 use crate::health::Part;
 use crate::sink::Context;
 use crate::store::Feed;
@@ -19,12 +19,15 @@ pub(crate) trait Script: Send + Sync {
     fn hear(&self, lines: &[&str]) -> Option<(u16, String)>;
 }
 
-struct Scripted(Arc<dyn Script>);
+struct Scripted(Arc<dyn Script>, Encoding);
 
 impl FarSide for Scripted {
     async fn write(&self, body: &Body) -> Answer {
         let mut text = String::new();
-        GzDecoder::new(body.bytes()).read_to_string(&mut text).expect("gzip");
+        match self.1 {
+            Encoding::Plain => body.bytes().read_to_string(&mut text).expect("text"),
+            Encoding::Gzip => GzDecoder::new(body.bytes()).read_to_string(&mut text).expect("gzip"),
+        };
         let lines: Vec<&str> = text.lines().collect();
         match self.0.hear(&lines) {
             Some((status, reason)) => Answer::of(status, reason),
@@ -48,7 +51,7 @@ impl SteppedSink {
     /// A sink over the store that `script` plays.
     pub(crate) fn new(script: Arc<dyn Script>, options: Options, context: Context, part: Arc<Part>) -> Self {
         let (sender, stop) = watch::channel(false);
-        Self { sink: Sink::new(Scripted(script), options, context, part, stop), _stop: sender }
+        Self { sink: Sink::new(Scripted(script, options.encoding), options, context, part, stop), _stop: sender }
     }
 
     /// Sends the next batch of a feed, if the store takes it. Returns whether there was one. What is read ahead

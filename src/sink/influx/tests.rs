@@ -208,8 +208,8 @@ async fn every_body_is_encoded_as_its_header_says() {
             if refused { Reply::Status(400, "no".to_owned()) } else { ok() }
         })
         .await;
-        // Bodies made ahead of their turn, and those of halves of a batch.
-        let sink = Running::start(&city, Options { encoding, batch_lines_max: 4, ..options(&url) });
+        // Bodies made ahead of their turn, in memory of earlier ones, and those of halves of a batch.
+        let sink = Running::start(&city, Options { encoding, batch_lines_max: 2, ..options(&url) });
         caught_up(&city, Feed::Rollup).await;
         sink.stop().await;
         let mut expected = lines_of(7);
