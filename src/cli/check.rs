@@ -12,6 +12,7 @@ use crate::indicator::Definition;
 use crate::inventory::Connection;
 use crate::pipeline::Unregistered;
 use crate::problem::Problem;
+use crate::sink::influx::{Field, Fields};
 use crate::source::modbus::requests_per_poll;
 use crate::visible::Visible;
 
@@ -195,11 +196,15 @@ fn sent(config: &Config, out: &mut Summary) {
     out.heading("sent");
     for store in &config.influx {
         let windows: Vec<_> = store.windows.iter().map(|window| window.label()).collect();
-        let windows = if windows.is_empty() { "indicators only".to_owned() } else { windows.join(", ") };
+        let mut rows = if windows.is_empty() { "indicators only".to_owned() } else { windows.join(", ") };
+        if store.fields != Fields::ALL {
+            let labels: Vec<_> = store.fields.iter().map(Field::label).collect();
+            rows = format!("{rows}; of each metric {} only", labels.join(", "));
+        }
         let token = if store.token.is_empty() { "no token" } else { "token set" };
         let bucket = if store.create_bucket { "made where missing" } else { "must be there" };
         out.line(&format!(
-            "{}: {} organisation {} bucket {} ({bucket}), {token}: {windows}",
+            "{}: {} organisation {} bucket {} ({bucket}), {token}: {rows}",
             store.name, store.url, store.org, store.bucket
         ));
     }

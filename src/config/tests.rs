@@ -84,10 +84,12 @@ fn writes_to_a_store_are_compressed_unless_told_otherwise() {
 #[test]
 fn all_fields_go_to_a_store_unless_some_are_named() {
     let two = Fields::from(&BTreeSet::from([Field::Max, Field::Count]));
-    for (line, fields) in [("", Fields::ALL), ("fields = ['max', 'count']", two)] {
+    let said = "1d; of each metric max, count only\n";
+    for (line, fields, shown) in [("", Fields::ALL, "1d\n"), ("fields = ['max', 'count']", two, said)] {
         let table = format!("[[influx]]\nname = 'i'\nurl = 'http://x'\norg = 'o'\nbucket = 'b'\n{line}\n");
         let config = Folder::with(&table).load(&[]).expect("a configuration");
         assert_eq!(config.influx[0].fields, fields, "{line}");
+        assert!(crate::cli::check::render(&config).contains(shown), "{line}");
     }
 }
 

@@ -73,6 +73,11 @@ impl Fields {
     /// All of them.
     pub const ALL: Self = Self(u8::MAX);
 
+    /// Each of them.
+    pub fn iter(self) -> impl Iterator<Item = Field> {
+        Field::ALL.into_iter().filter(move |&field| self.has(field))
+    }
+
     /// Whether `field` is one of them.
     pub(super) const fn has(self, field: Field) -> bool {
         self.0 & 1 << field as u8 != 0
@@ -94,8 +99,7 @@ mod tests {
         for field in Field::ALL {
             assert_eq!(field.label().parse(), Ok(field));
             let one = Fields::from(&BTreeSet::from([field]));
-            let has: Vec<Field> = Field::ALL.into_iter().filter(|&other| one.has(other)).collect();
-            assert_eq!(has, [field]);
+            assert_eq!(one.iter().collect::<Vec<_>>(), [field]);
             assert!(Fields::ALL.has(field));
         }
         assert_eq!(Fields::from(&BTreeSet::from(Field::ALL)), Fields::ALL);
