@@ -109,7 +109,7 @@ fn fields(value: Option<List>, section: &mut Section<'_>) -> Fields {
     if matches!(&value, Some(List(labels)) if labels.is_empty()) {
         section.add("fields", "names no field; give some, or `windows = []` to send indicators only");
     }
-    labels::<Field>("fields", value, section).map_or(Fields::ALL, |fields| Fields::from(&fields))
+    labels::<Field>("fields", value, section).map_or(Fields::ALL, Fields::from_iter)
 }
 
 /// A list of labels, none of which may stand twice; `None` where there is no list.

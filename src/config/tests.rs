@@ -1,4 +1,3 @@
-use std::collections::BTreeSet;
 use std::fs;
 use std::path::PathBuf;
 
@@ -83,7 +82,7 @@ fn writes_to_a_store_are_compressed_unless_told_otherwise() {
 
 #[test]
 fn all_fields_go_to_a_store_unless_some_are_named() {
-    let two = Fields::from(&BTreeSet::from([Field::Max, Field::Count]));
+    let two = Fields::from_iter([Field::Max, Field::Count]);
     let said = "1d; of each metric max, count only\n";
     for (line, fields, shown) in [("", Fields::ALL, "1d\n"), ("fields = ['max', 'count']", two, said)] {
         let table = format!("[[influx]]\nname = 'i'\nurl = 'http://x'\norg = 'o'\nbucket = 'b'\n{line}\n");

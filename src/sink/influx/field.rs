@@ -1,6 +1,5 @@
 //! The aggregates of a metric that a sink sends, each a field of its own.
 
-use std::collections::BTreeSet;
 use std::str::FromStr;
 
 /// An aggregate of a metric over a window, as a field of a line.
@@ -84,9 +83,9 @@ impl Fields {
     }
 }
 
-impl From<&BTreeSet<Field>> for Fields {
-    fn from(fields: &BTreeSet<Field>) -> Self {
-        Self(fields.iter().fold(0, |bits, &field| bits | 1 << field as u8))
+impl FromIterator<Field> for Fields {
+    fn from_iter<I: IntoIterator<Item = Field>>(fields: I) -> Self {
+        Self(fields.into_iter().fold(0, |bits, field| bits | 1 << field as u8))
     }
 }
 
@@ -98,11 +97,11 @@ mod tests {
     fn every_field_is_read_from_its_label_and_stands_for_itself() {
         for field in Field::ALL {
             assert_eq!(field.label().parse(), Ok(field));
-            let one = Fields::from(&BTreeSet::from([field]));
+            let one = Fields::from_iter([field]);
             assert_eq!(one.iter().collect::<Vec<_>>(), [field]);
             assert!(Fields::ALL.has(field));
         }
-        assert_eq!(Fields::from(&BTreeSet::from(Field::ALL)), Fields::ALL);
+        assert_eq!(Fields::from_iter(Field::ALL), Fields::ALL);
         assert_eq!("average".parse::<Field>(), Err(UnknownField("average".to_owned())));
     }
 }

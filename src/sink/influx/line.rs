@@ -287,8 +287,6 @@ fn escape(out: &mut String, text: &str, special: &str) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
     use crate::rollup::{Aggregate, Point};
 
@@ -306,19 +304,18 @@ mod tests {
         let mut aggregate = Aggregate::of(Point { time: at(0), value: 3.0 });
         aggregate.add(Point { time: at(1), value: 9.0 });
         aggregate.add(Point { time: at(2), value: 4.5 });
-        let combined = |increase| Combined {
-            aggregate,
-            increase,
-            heard: 3,
-            expected: Some(4),
-            late: 0,
-            amendments: 0,
-            minutes: 1,
-            minutes_in_band: 0,
-        };
         let written = |kind, increase, fields: Fields| {
             let mut text = String::new();
-            let combined = combined(increase);
+            let combined = Combined {
+                aggregate,
+                increase,
+                heard: 3,
+                expected: Some(4),
+                late: 0,
+                amendments: 0,
+                minutes: 1,
+                minutes_in_band: 0,
+            };
             metric_fields(&mut Line::new(&mut text, "m"), &MetricRow { name: "x", kind, combined: &combined }, fields);
             text.replace("m ", "").replace("x_", "")
         };
@@ -330,7 +327,7 @@ mod tests {
         ] {
             assert_eq!(written(kind, increase, Fields::ALL), expected);
             for field in Field::ALL {
-                let alone = written(kind, increase, Fields::from(&BTreeSet::from([field])));
+                let alone = written(kind, increase, Fields::from_iter([field]));
                 let wanted = expected.split(',').find(|one| one.starts_with(field.label()));
                 assert_eq!(alone, wanted.unwrap_or("m"), "{kind:?}");
             }

@@ -262,7 +262,7 @@ async fn fields_that_are_not_wanted_are_not_sent_and_rows_without_any_are_counte
         city.hear(0, at(30_000), value);
         city.flush(at(MINUTE));
         let (store, url) = Store::start(|_, _| ok()).await;
-        let fields = Fields::from(&BTreeSet::from_iter(wanted));
+        let fields = Fields::from_iter(wanted);
         let sink = Running::start(&city, Options { fields, ..options(&url) });
         caught_up(&city, Feed::Rollup).await;
         let health = sink.stop().await;
